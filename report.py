@@ -1,0 +1,128 @@
+"""Pictures of a run: spectrograms with Hz and seconds on the axes, and the curves of its log."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+
+from config import Config
+
+# Fonts that hold Chinese, Japanese and Korean, in order of preference; Matplotlib's own has none.
+CJK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+)
+HZ_TICKS = (0, 250, 500, 1000, 2000, 4000, 8000, 16000)
+PIXELS_AN_INCH = 100
+
+
+# ---- names that any font can draw ---------------------------------------------------------------
+
+
+@functools.cache
+def _fonts() -> tuple[list[str], frozenset[int]]:
+    """Families to draw with (Matplotlib falls back glyph by glyph), and what they cover."""
+    installed = {font.name: font.fname for font in font_manager.fontManager.ttflist}
+    default = matplotlib.rcParams["font.sans-serif"][0]
+    families = [default, *(name for name in CJK_FONTS if name in installed)]
+    covered: set[int] = set()
+    for name in families:
+        path = installed.get(name) or font_manager.findfont(name)
+        covered.update(FT2Font(path).get_charmap())
+    return families, frozenset(covered)
+
+
+def legible(text: str) -> str:
+    """`text` as the installed fonts can draw it: what they lack is written as its code point."""
+    _, covered = _fonts()
+    return "".join(c if ord(c) in covered and c.isprintable() else f"<{ord(c):X}>" for c in text)
+
+
+def _title(axes: matplotlib.axes.Axes, text: str) -> None:
+    # A class may be called "$1_000": that is no formula.
+    axes.set_title(legible(text), family=_fonts()[0], fontsize=10, parse_math=False)
+
+
+# ---- spectrograms -------------------------------------------------------------------------------
+
+
+def draw_spectrograms(path: str | Path, panels: Mapping[str, np.ndarray], cfg: Config) -> None:
+    """Draw log-mels `(M, T)` side by side, by title, on one colour scale, into a PNG.
+
+    One scale is what makes panels comparable: it spans all of them, from the floor of silence up.
+    """
+    low = cfg.log_min
+    high = max(float(mel.max()) for mel in panels.values())
+    figure = Figure(
+        figsize=(1.2 + 4.4 * len(panels), 3.0), dpi=PIXELS_AN_INCH, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    ticks = [hz for hz in HZ_TICKS if cfg.f_min <= hz <= cfg.f_max]
+    for axes, (title, mel) in zip(all_axes, panels.items()):
+        image = axes.imshow(
+            mel,
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            vmin=low,
+            vmax=max(high, low + 1),
+            extent=(0, mel.shape[1] * cfg.hop / cfg.sample_rate, 0, cfg.n_mels),
+        )
+        _title(axes, title)
+        axes.set_xlabel("seconds")
+    all_axes[0].set_yticks([_band_of(hz, cfg) for hz in ticks], [str(hz) for hz in ticks])
+    all_axes[0].set_ylabel("Hz")
+    figure.colorbar(image, ax=all_axes, label="ln magnitude", pad=0.01)
+    figure.savefig(path)
+
+
+def _band_of(hz: float, cfg: Config) -> float:
+    """Height of a frequency on an axis of mel bands, band k filling [k, k + 1]."""
+    import librosa
+
+    low, high, mel = librosa.hz_to_mel([cfg.f_min, cfg.f_max, hz])
+    # M triangles have M + 2 evenly spaced corners; band k is centred on corner k + 1.
+    band = (mel - low) / (high - low) * (cfg.n_mels + 1) - 0.5
+    return float(np.clip(band, 0, cfg.n_mels))
+
+
+# ---- curves -------------------------------------------------------------------------------------
+
+
+def draw_curves(path: str | Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Draw each column of the log over epochs (one row an epoch, as in log.csv) into a PNG."""
+    names = [n for n in rows[0] if n not in ("epoch", "step", "seconds")]
+    epochs = [row["epoch"] for row in rows]
+    columns = 4
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * lines), dpi=PIXELS_AN_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(lines, columns, sharex=True, squeeze=False).flat
+    for axes, name in zip(grid, names):
+        axes.plot(epochs, [row[name] for row in rows], linewidth=1, marker="." * (len(rows) < 20))
+        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.grid(alpha=0.3)
+    for axes in grid[len(names) :]:
+        axes.remove()
+    figure.supxlabel("epoch", fontsize=9)
+    figure.savefig(path)
