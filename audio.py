@@ -172,7 +172,7 @@ def read_clip(
         raise BadClip(f"samples reach {peak:.3g}, where full scale is 1")
     mono = wave.mean(axis=1)
     if float(np.abs(mono).max()) < config.SILENCE:
-        raise BadClip("silent (its first seconds, mixed to mono, stay below -100 dBFS)")
+        raise BadClip("silent (its first seconds, mixed to mono, stay below -80 dBFS)")
     mono = soxr.resample(mono, rate, sample_rate, quality="HQ")[:num_samples]
     out = np.zeros(num_samples, np.float32)
     out[: len(mono)] = mono
@@ -506,8 +506,8 @@ def load_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> tuple
         return GriffinLim(cfg, device), (
             f"Vocoder {cfg.vocoder} cannot be used: {reason}. Griffin-Lim plays the sounds instead "
             "(rougher; the model learns the same). To get it, run once with a network, or name a "
-            "folder that holds its hyperparams.yaml and generator.ckpt (--vocoder FOLDER); --vocoder "
-            "griffin-lim chooses this one outright."
+            "folder that holds its hyperparams.yaml and generator.ckpt (--vocoder FOLDER); "
+            "--vocoder griffin-lim chooses this one outright."
         )
 
 

@@ -71,13 +71,17 @@ def draw_spectrograms(path: str | Path, panels: Mapping[str, np.ndarray], cfg: C
     One scale is what makes panels comparable: it spans all of them, from the floor of silence up.
     """
     low = cfg.log_min
-    high = max(float(mel.max()) for mel in panels.values())
-    figure = Figure(
-        figsize=(1.2 + 4.4 * len(panels), 3.0), dpi=PIXELS_AN_INCH, layout="constrained"
-    )
+    high = max(low + 1, *(float(mel.max()) for mel in panels.values()))
+    seconds = next(iter(panels.values())).shape[1] * cfg.hop / cfg.sample_rate
+    # Fixed margins, in inches: laying each figure out anew would double the time it takes.
+    width, height = 1.6 + 4.2 * len(panels), 3.0
+    figure = Figure(figsize=(width, height), dpi=PIXELS_AN_INCH)
     FigureCanvasAgg(figure)
-    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    ticks = [hz for hz in HZ_TICKS if cfg.f_min <= hz <= cfg.f_max]
+    margins = {"left": 0.75, "right": width - 1.0, "bottom": 0.5, "top": height - 0.35}
+    grid = {k: v / (width if k in ("left", "right") else height) for k, v in margins.items()}
+    all_axes = figure.subplots(
+        1, len(panels), sharey=True, squeeze=False, gridspec_kw=grid | {"wspace": 0.08}
+    )[0]
     for axes, (title, mel) in zip(all_axes, panels.items()):
         image = axes.imshow(
             mel,
@@ -85,14 +89,18 @@ def draw_spectrograms(path: str | Path, panels: Mapping[str, np.ndarray], cfg: C
             aspect="auto",
             interpolation="nearest",
             vmin=low,
-            vmax=max(high, low + 1),
-            extent=(0, mel.shape[1] * cfg.hop / cfg.sample_rate, 0, cfg.n_mels),
+            vmax=high,
+            extent=(0, seconds, 0, cfg.n_mels),
         )
         _title(axes, title)
         axes.set_xlabel("seconds")
+    ticks = [hz for hz in HZ_TICKS if cfg.f_min <= hz <= cfg.f_max]
     all_axes[0].set_yticks([_band_of(hz, cfg) for hz in ticks], [str(hz) for hz in ticks])
     all_axes[0].set_ylabel("Hz")
-    figure.colorbar(image, ax=all_axes, label="ln magnitude", pad=0.01)
+    scale = figure.add_axes(
+        (1 - 0.9 / width, grid["bottom"], 0.15 / width, grid["top"] - grid["bottom"])
+    )
+    figure.colorbar(image, cax=scale, label="ln magnitude")
     figure.savefig(path)
 
 

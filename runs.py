@@ -35,7 +35,7 @@ except ImportError:  # Windows
     fcntl = None
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-PACKAGES = ("torch", "torchaudio", "speechbrain", "librosa", "soundfile", "soxr", "numpy")
+PACKAGES = ("torchaudio", "speechbrain", "librosa", "soundfile", "soxr", "numpy")
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -95,8 +95,8 @@ def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
                 os.replace(path, path.with_name(f"damaged-{path.name}"))
     if damaged:
         raise UserError(
-            f"No whole checkpoint in {folder} ({' and '.join(damaged)} damaged): copy one back from "
-            f"a backup, or delete {folder} to train this run from the beginning."
+            f"No whole checkpoint in {folder} ({' and '.join(damaged)} damaged): copy one back "
+            f"from a backup, or delete {folder} to train this run from the beginning."
         )
     return None
 
@@ -132,7 +132,7 @@ def write_config(cfg: Config, classes: Sequence[str], **facts: object) -> None:
         "recipe": cfg.recipe,
         "classes": list(classes),
         "config": config.to_dict(cfg),
-        "versions": {"python": platform.python_version()}
+        "versions": {"python": platform.python_version(), "torch": torch.__version__}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "git_revision": git_revision(),
     }

@@ -95,8 +95,8 @@ def load_data(cfg: Config, run_dir: Path | None) -> audio.Clips:
     if not found.files:
         print(
             f"No class folders below {cfg.data_dir}/: writing a synthetic set to learn with "
-            f"({len(demo.CLASSES)} classes, {config.DEMO_CLIPS} clips each). When you bring your own, "
-            f"put them into {cfg.data_dir}/<class>/ and delete these.",
+            f"({len(demo.CLASSES)} classes, {config.DEMO_CLIPS} clips each). When you bring your "
+            f"own, put them into {cfg.data_dir}/<class>/ and delete these.",
             flush=True,
         )
         demo.write(cfg.data_dir)
@@ -402,10 +402,12 @@ def train(cfg: Config) -> Run:
             if samples.lacking():  # the run was stopped before they were whole
                 write_set(run, samples, log)
             if run.epoch >= cfg.epochs:
-                print(f"{cfg.run_dir} is finished: {run.epoch} epochs. {_what_next(run)}")
+                print(f"{cfg.run_dir} is finished after epoch {run.epoch}. {_what_next(run)}")
                 return run
             train_epochs(run, batches, samples, log, stop)
-    print(f"Finished {run.epoch} epochs: listen in {samples.path(run.epoch)}. {_what_next(run)}")
+    print(
+        f"Finished after epoch {run.epoch}: listen in {samples.path(run.epoch)}. {_what_next(run)}"
+    )
     return run
 
 
@@ -485,9 +487,9 @@ def read_means(run: Run) -> dict[str, float]:
         saved = run.cfg.run_dir / "checkpoints" / "last.pt"
         intact = f"{saved} holds the last good state. " if saved.exists() else ""
         raise Diverged(
-            f"{', '.join(bad)} became NaN or Inf in epoch {run.epoch + 1}, at step {run.step} or "
-            f"just before; training stops. {intact}Start another run (--run-name NAME) with a lower "
-            f"--critic-lr (now {run.cfg.critic_lr:g}) or --generator-lr "
+            f"{', '.join(bad)} became NaN or Inf in epoch {run.epoch + 1}, at step {run.step} "
+            f"or just before; training stops. {intact}Start another run (--run-name NAME) with a "
+            f"lower --critic-lr (now {run.cfg.critic_lr:g}) or --generator-lr "
             f"(now {run.cfg.generator_lr:g})."
         )
     return means
@@ -539,7 +541,8 @@ def explain_memory(cfg: Config) -> Iterator[None]:
         raise UserError(
             f"Out of memory on {cfg.device}. Lower batch_size (now {cfg.batch_size}: --batch-size "
             f"{max(1, cfg.batch_size // 2)}, in a run of its own with --run-name NAME) or, if it "
-            f"came while samples were made, VOCODER_BATCH (now {config.VOCODER_BATCH}) in config.py."
+            f"came while samples were made, VOCODER_BATCH (now {config.VOCODER_BATCH}) in "
+            "config.py."
         ) from error
 
 
@@ -585,7 +588,8 @@ def _what_next(run: Run) -> str:
 
 def _interrupted(run: Run, stop: runs.StopSignal) -> Interrupted:
     return Interrupted(
-        f"{stop.name} after step {run.step}: saved in {run.cfg.run_dir}; the same command continues."
+        f"{stop.name} after step {run.step}: saved in {run.cfg.run_dir}; the same command "
+        "continues."
     )
 
 

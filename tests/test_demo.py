@@ -1,0 +1,57 @@
+"""The synthetic set: deterministic, audible, and a distribution rather than one sound a class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import audio
+import demo
+from config import UserError
+
+
+def test_deterministic_and_of_the_stated_form(tmp_path):
+    demo.write(tmp_path / "a", clips=2)
+    demo.write(tmp_path / "b", clips=2)
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.wav"))
+    assert len(files) == 10
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        info = soundfile.info(tmp_path / "a" / name)
+        assert (info.samplerate, info.channels, info.subtype) == (22050, 1, "PCM_16")
+        assert 3 <= info.duration <= 5
+        wave = soundfile.read(tmp_path / "a" / name)[0]
+        assert 0.01 < np.abs(wave).max() < 1
+    assert "not recordings" in (tmp_path / "a" / demo.MARK).read_text()
+    assert audio.find_files(tmp_path / "a").files == [f.as_posix() for f in files]
+
+
+def test_classes_differ_and_vary(default, tmp_path):
+    """No two clips are alike, and still they are nearer to their own class than to others."""
+    demo.write(tmp_path, clips=8)
+    transform = audio.LogMel(default)
+    features, labels = [], []
+    for index, name in enumerate(demo.CLASSES):
+        for path in sorted((tmp_path / name).iterdir()):
+            wave, _, _ = audio.read_clip(path, 22050, 64_000)
+            mel = transform(torch.from_numpy(wave)[None])[0, 0]
+            change = mel.diff(dim=1).abs().mean(1)
+            features.append(torch.cat([mel.mean(1), mel.std(1), 4 * change]))
+            labels.append(index)
+    x, y = torch.stack(features), torch.tensor(labels)
+    distance = torch.cdist(x, x)
+    own = y[:, None] == y
+    assert distance[own & ~torch.eye(len(y), dtype=torch.bool)].min() > 1  # no two alike
+    assert distance[own].sum() / (own.sum() - len(y)) < 0.8 * distance[~own].mean()
+    distance.fill_diagonal_(torch.inf)
+    assert (y[distance.argmin(1)] == y).float().mean() > 0.6  # by chance: 0.2
+
+
+def test_nobodys_sounds_are_replaced(tmp_path):
+    (tmp_path / "siren").mkdir()
+    (tmp_path / "siren" / "mine.wav").write_bytes(b"x")
+    with pytest.raises(UserError, match="the demo set would replace it"):
+        demo.write(tmp_path, clips=1)
+    assert (tmp_path / "siren" / "mine.wav").exists()

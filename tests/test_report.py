@@ -1,0 +1,57 @@
+"""Pictures: one scale, true axes, names that any font can draw."""
+
+from __future__ import annotations
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+import audio
+import report
+
+
+def test_one_colour_scale_for_both_panels(default, tmp_path):
+    """A panel looks the same whatever stands beside it, and equal values look equal."""
+    quiet, loud = np.full((80, 352), -8.0), np.full((80, 352), -2.0)
+    half = quiet.copy()
+    half[:, 176:] = -2.0
+    report.draw_spectrograms(tmp_path / "a.png", {"x": half, "y": loud}, default)
+    picture = matplotlib.image.imread(tmp_path / "a.png")
+    height, width = picture.shape[:2]
+    row = picture[height // 2]
+    # Panels start 0.75 inches from the left and are 0.08 of a panel apart.
+    panel = (width - 175) / 2.08
+    at = [75 + panel * p for p in (0.25, 0.75, 1.08 + 0.25, 1.08 + 0.75)]
+    first, second, third, fourth = (row[int(x)] for x in at)
+    assert np.array_equal(second, third)
+    assert np.array_equal(third, fourth)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("hz", [250, 1000, 4000])
+def test_a_tone_lies_at_its_tick(default, hz):
+    wave = torch.sin(2 * torch.pi * hz * torch.arange(default.clip_samples) / 22050)[None]
+    band = audio.LogMel(default)(wave)[0, 0, :, 100].argmax().item()
+    assert abs(report._band_of(hz, default) - (band + 0.5)) < 1
+
+
+def test_ends_of_the_axis(default):
+    assert report._band_of(0, default) == 0
+    assert report._band_of(8000, default) == 80
+
+
+def test_names(monkeypatch):
+    assert report.legible("dog_bark 2") == "dog_bark 2"
+    assert report.legible("café") == "café"
+    families, covered = report._fonts()
+    without = frozenset(c for c in covered if c < 0x3000)
+    monkeypatch.setattr(report, "_fonts", lambda: (families, without))
+    assert report.legible("狗a") == "<72D7>a"
+    assert report.legible("a\nb\udcff") == "a<A>b<DCFF>"
+
+
+def test_curves(tmp_path):
+    rows = [{"epoch": i, "step": i, "seconds": 1.0, "loss": i, "l1": 2.0} for i in range(3)]
+    report.draw_curves(tmp_path / "losses.png", rows)
+    assert matplotlib.image.imread(tmp_path / "losses.png").shape[0] == 240

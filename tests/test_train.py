@@ -1,0 +1,414 @@
+"""Whole runs: what they leave, that they survive being stopped, that they stay the same run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import weights
+from safetensors.torch import load_file
+
+import audio
+import config
+import report
+import runs
+import train
+from config import UserError
+
+
+def log_without_seconds(cfg) -> list[list[str]]:
+    with open(cfg.run_dir / "log.csv", newline="") as file:
+        return [row[:2] + row[3:] for row in csv.reader(file)]
+
+
+def stop_after(step: int, monkeypatch, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal in the middle of the given step."""
+    real_step, taken = train.full_step, [0]
+
+    def full_step(*arguments):
+        taken[0] += 1
+        if taken[0] == step:
+            signal.raise_signal(number)
+        return real_step(*arguments)
+
+    monkeypatch.setattr(train, "full_step", full_step)
+
+
+@pytest.fixture
+def whole(small, tmp_path):
+    """The run that is never stopped, in a folder of its own."""
+    cfg = replace(small, output_dir=str(tmp_path / "whole"))
+    return train.train(cfg)
+
+
+# ---- what a run leaves ---------------------------------------------------------------------------
+
+
+def test_the_folder_of_a_run(whole):
+    cfg, folder = whole.cfg, whole.cfg.run_dir
+    assert folder == Path(cfg.output_dir) / "sn-wgan-gp"
+    sets = sorted(p.name for p in (folder / "samples").iterdir())
+    assert sets == ["epoch_0001", "epoch_0002", "epoch_0004", "real"]
+    for name in sets:
+        files = sorted(p.name for p in (folder / "samples" / name).iterdir())
+        assert files == sorted(f"{c}.{e}" for c in ("high", "low", "mid") for e in ("wav", "png"))
+        for path in (folder / "samples" / name).glob("*.wav"):
+            info = soundfile.info(path)
+            assert (info.frames, info.samplerate, info.channels) == (32 * 64, 8000, 1)
+            assert info.subtype == "PCM_16"
+            assert np.abs(soundfile.read(path)[0]).max() < 1
+    assert (folder / "losses.png").stat().st_size > 1000
+    content = json.loads((folder / "config.json").read_text())
+    assert content["classes"] == ["high", "low", "mid"]
+    assert content["recipe"] == "sn-wgan-gp"
+    assert config.from_dict(content["config"], "config.json") == cfg
+    assert content["versions"]["torch"] == torch.__version__
+    saved = load_file(folder / "generator.safetensors")
+    assert all(torch.equal(saved[k], v) for k, v in whole.generator.state_dict().items())
+    header, *rows = log_without_seconds(cfg)
+    assert header == ["epoch", "step", *train.METRICS]
+    assert [(r[0], r[1]) for r in rows] == [("1", "4"), ("2", "8"), ("3", "12"), ("4", "16")]
+
+
+def test_a_real_clip_survives_the_way_through_a_run(whole):
+    """The tone of a class is still its tone in samples/real."""
+    for name, hz in {"low": 300, "mid": 900, "high": 2500}.items():
+        wave, rate = soundfile.read(whole.cfg.run_dir / "samples" / "real" / f"{name}.wav")
+        spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave))))
+        assert abs(spectrum.argmax() * rate / len(wave) - hz) < 0.06 * hz  # bands are wide
+
+
+# ---- the same run --------------------------------------------------------------------------------
+
+
+def test_two_runs_with_one_seed_are_identical(whole, small):
+    again = train.train(small)
+    assert torch.equal(weights(again.generator), weights(whole.generator))
+    assert torch.equal(weights(again.critic), weights(whole.critic))
+    assert log_without_seconds(small) == log_without_seconds(whole.cfg)
+    for path in (small.run_dir / "samples").rglob("*.wav"):
+        twin = whole.cfg.run_dir / path.relative_to(small.run_dir)
+        assert path.read_bytes() == twin.read_bytes()
+
+
+def test_another_seed_is_another_run(whole, small):
+    other = train.train(replace(small, seed=7))
+    assert not torch.equal(weights(other.generator), weights(whole.generator))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_continued_run_is_the_run_that_was_never_stopped(whole, small, epochs):
+    train.train(replace(small, epochs=epochs))
+    continued = train.train(small)
+    assert torch.equal(weights(continued.generator), weights(whole.generator))
+    assert torch.equal(weights(continued.critic), weights(whole.critic))
+    assert log_without_seconds(small) == log_without_seconds(whole.cfg)
+
+
+@pytest.mark.parametrize(("step", "number"), [(6, signal.SIGTERM), (3, signal.SIGINT), (8, 1)])
+def test_a_signal_finishes_the_step_saves_and_continues_bit_for_bit(
+    whole, small, step, number, monkeypatch
+):
+    stop_after(step, monkeypatch, number)
+    with pytest.raises(train.Interrupted, match="the same command continues") as stopped:
+        train.train(small)
+    assert stopped.value.exit_code == 75
+    state = runs.load_checkpoint(small.run_dir)
+    assert state["step"] == step  # the step in which the signal came is finished, no other begun
+    monkeypatch.undo()
+    assert signal.getsignal(number) is not None
+    continued = train.train(small)
+    assert torch.equal(weights(continued.generator), weights(whole.generator))
+    assert torch.equal(weights(continued.critic), weights(whole.critic))
+    assert log_without_seconds(small) == log_without_seconds(whole.cfg)
+    assert sorted(p.name for p in (small.run_dir / "samples").iterdir()) == sorted(
+        p.name for p in (whole.cfg.run_dir / "samples").iterdir()
+    )
+
+
+def test_samples_leave_every_random_state_as_it_was(small):
+    run = train.Run.start(small, ["high", "low", "mid"], torch.device("cpu"))
+    clips = audio.load_clips(small, audio.find_files(small.data_dir))
+    samples = train.Samples(run, clips, audio.GriffinLim(small, run.device))
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    samples.write_real()
+    samples.write()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    assert random.getstate() == before[2]
+    assert run.generator.training
+
+
+def test_random_states_come_back_from_a_checkpoint(tmp_path):
+    device = torch.device("cpu")
+    runs.seed_everything(3)
+    runs.save_checkpoint(tmp_path, {"random": runs.random_state(device)})
+    drawn = torch.rand(3), np.random.rand(3), random.random()
+    runs.set_random_state(runs.load_checkpoint(tmp_path)["random"], device)
+    assert torch.equal(torch.rand(3), drawn[0])
+    assert (np.random.rand(3) == drawn[1]).all()
+    assert random.random() == drawn[2]
+
+
+def test_every_clip_once_an_epoch_in_another_order(small):
+    clips = audio.load_clips(small, audio.find_files(small.data_dir))
+    batches = train.Batches(clips, small, torch.device("cpu"))
+    first, second = batches.order(0), batches.order(1)
+    assert first.shape == (4, 4)  # 18 clips, the last short batch dropped
+    assert len(set(first.flatten().tolist())) == 16
+    assert not torch.equal(first, second)
+    assert torch.equal(first, batches.order(0))
+    x, labels = batches.get(first[0])
+    for row, index in enumerate(first[0].tolist()):
+        assert np.array_equal(x[row].numpy(), clips.mels[index])
+        assert clips.files[index].split("/")[0] == clips.classes[labels[row]]
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["cut", "one bit", "empty", "gone"])
+def test_a_damaged_checkpoint_costs_one_epoch_and_nothing_else(
+    whole, small, damage, monkeypatch, capsys
+):
+    train.train(replace(small, epochs=2))
+    last = small.run_dir / "checkpoints" / "last.pt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "gone":  # a crash between the two renames
+        last.unlink()
+    else:
+        last.write_bytes({"cut": content[:1000], "one bit": content, "empty": b""}[damage])
+    continued = train.train(small)
+    said = capsys.readouterr().out
+    assert "after epoch 1" in said
+    assert ("is damaged" in said) == (damage != "gone")
+    assert torch.equal(weights(continued.generator), weights(whole.generator))
+    assert log_without_seconds(small) == log_without_seconds(whole.cfg)
+
+
+def test_no_whole_checkpoint_is_said(small):
+    train.train(replace(small, epochs=2))
+    for name in ("last.pt", "previous.pt"):
+        (small.run_dir / "checkpoints" / name).write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="No whole checkpoint"):
+        train.train(small)
+
+
+def test_a_crash_while_writing_leaves_the_checkpoint_before(small, monkeypatch):
+    train.train(replace(small, epochs=1))
+    before = (small.run_dir / "checkpoints" / "last.pt").read_bytes()
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        runs.save_checkpoint(small.run_dir, {"epoch": 2})
+    assert (small.run_dir / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_samples_that_lack_are_made_on_continuing(small):
+    train.train(replace(small, epochs=2))
+    folder = small.run_dir / "samples" / "epoch_0002"
+    before = {p.name: p.read_bytes() for p in folder.glob("*.wav")}
+    shutil.rmtree(folder)
+    train.train(replace(small, epochs=2))
+    assert {p.name: p.read_bytes() for p in folder.glob("*.wav")} == before
+
+
+def test_changed_constants_and_classes_are_refused_by_name(small, sounds):
+    train.train(replace(small, epochs=1))
+    before = (small.run_dir / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"gp_weight 4\.0 -> 5\.0; seed 42 -> 1"):
+        train.train(replace(small, gp_weight=5.0, seed=1))
+    (sounds / "mid").rename(sounds / "middle")
+    with pytest.raises(UserError, match=r"gone: \['mid'\], new: \['middle'\]"):
+        train.train(small)
+    assert (small.run_dir / "config.json").read_bytes() == before
+
+
+def test_what_may_change_may_change(small):
+    train.train(replace(small, epochs=1))
+    run = train.train(replace(small, epochs=2, sample_every=1, checkpoint_every=2))
+    assert run.epoch == 2
+
+
+def test_a_finished_run_says_so_and_how_to_extend_it(small, capsys):
+    cfg = replace(small, epochs=2)
+    train.train(cfg)
+    capsys.readouterr()
+    train.train(cfg)
+    said = capsys.readouterr().out
+    assert "is finished after epoch 2" in said
+    assert "--epochs 4" in said
+
+
+def test_one_process_a_run(small):
+    with runs.locked(small.run_dir), pytest.raises(UserError, match="Another process"):
+        train.train(small)
+
+
+# ---- numbers that are none -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_run_that_diverges_stops_and_keeps_what_was_good(small, poison, monkeypatch):
+    train.train(replace(small, epochs=2))
+    last = small.run_dir / "checkpoints" / "last.pt"
+    before = last.read_bytes()
+    penalty = train.gradient_penalty
+    monkeypatch.setattr(train, "gradient_penalty", lambda *a: penalty(*a) * poison)
+    with pytest.raises(train.Diverged, match=r"gradient_penalty.*--critic-lr") as stopped:
+        train.train(small)
+    assert stopped.value.exit_code == 3
+    assert last.read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), MemoryError()])
+def test_out_of_memory_names_the_constant_to_lower(small, error, monkeypatch):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(train, "full_step", full)
+    with pytest.raises(UserError, match=r"batch_size \(now 4: --batch-size 2"):
+        train.train(small)
+
+
+def test_other_errors_keep_their_traceback(small, monkeypatch):
+    def wrong(*_):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(train, "full_step", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        train.train(small)
+
+
+# ---- data that a person might have ---------------------------------------------------------------
+
+
+def test_fewer_clips_than_a_batch(small):
+    with pytest.raises(UserError, match=r"18 usable clips .* one batch of 32.*--batch-size 18"):
+        train.train(replace(small, batch_size=32))
+
+
+def test_one_class_only(small, sounds):
+    shutil.rmtree(sounds / "low")
+    shutil.rmtree(sounds / "mid")
+    assert train.train(replace(small, epochs=1)).classes == ["high"]
+
+
+def test_a_class_without_a_usable_clip_is_no_class_and_is_said(small, sounds, capsys):
+    (sounds / "broken").mkdir()
+    (sounds / "broken" / "a.wav").write_bytes(b"")
+    assert train.train(replace(small, epochs=1)).classes == ["high", "low", "mid"]
+    assert "broken: no usable clip" in capsys.readouterr().out
+    listed = (small.run_dir / "left_out.csv").read_text().splitlines()
+    assert listed == ["file,reason", "broken/a.wav,empty file (0 bytes)"]
+
+
+def test_sounds_without_class_folders(small, sounds, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    shutil.copy(sounds / "low" / "0.wav", flat / "a.wav")
+    with pytest.raises(UserError, match="Put the files of each class into a folder"):
+        train.train(replace(small, data_dir=str(flat)))
+
+
+def test_a_misspelt_folder_is_no_reason_for_a_demo(small, tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        train.train(replace(small, data_dir=str(tmp_path / "typo")))
+    assert not (tmp_path / "typo").exists()
+    assert not small.run_dir.exists()
+
+
+def test_no_sounds_at_all_brings_the_demo_set(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(config, "DEMO_CLIPS", 1)
+    (tmp_path / "nothing").mkdir()
+    run = train.train(replace(small, data_dir=str(tmp_path / "nothing"), epochs=1))
+    assert run.classes == ["dog_bark", "drilling", "engine_idling", "siren", "street_music"]
+    said = capsys.readouterr().out
+    assert "writing a synthetic set" in said
+    assert "are synthetic, not recordings" in said
+
+
+@pytest.mark.parametrize("name", ["狗叫", "$x_{1}$", "a b'c", "café", "<img src=x>", "\U0001f415"])
+def test_class_names_that_are_hard_to_draw(small, sounds, name):
+    (sounds / "mid").rename(sounds / name)
+    train.train(replace(small, epochs=1))
+    assert (small.run_dir / "samples" / "epoch_0001" / f"{name}.png").stat().st_size > 1000
+    assert report.legible(name)
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def command(cfg, *more: str) -> list[str]:
+    changed = {
+        k: v for k, v in config.to_dict(cfg).items() if v != config.to_dict(BASE)[k] and k != "run"
+    }
+    words = []
+    for name, value in changed.items():
+        values = value if isinstance(value, list) else [value]
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
+    return [*words, *more]
+
+
+BASE = config.RECIPES["sn-wgan-gp"]
+
+
+def test_exit_codes(small, capsys, monkeypatch):
+    assert train.main(command(small, "--epochs", "1")) == 0
+    assert train.main(command(small, "--batch-size", "64")) == 2
+    assert "Error: 18 usable clips" in capsys.readouterr().err
+    stop_after(2, monkeypatch)
+    assert train.main(command(small, "--epochs", "9")) == 75
+    assert "Interrupted: SIGTERM after step 6: saved" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_one_sentence(small, capsys, monkeypatch):
+    def read_only(*_, **__):
+        raise PermissionError(13, "Permission denied", "outputs/x")
+
+    monkeypatch.setattr(runs, "write_bytes", read_only)
+    assert train.main(command(small)) == 2
+    assert "Error: outputs/x cannot be written (Permission denied)" in capsys.readouterr().err
+
+
+def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert train.main(command(small, "--dry-run")) == 0
+    said = capsys.readouterr().out
+    assert "18 clips in 3 classes" in said
+    assert "Vocoder griffin-lim: loaded and tried" in said
+    assert "epochs 1 to 4 of 4 steps, 3 sets of samples" in said
+    assert "Nothing was written" in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_dry_run_of_a_started_run_counts_what_is_left(small, capsys):
+    train.train(replace(small, epochs=2))
+    files = {p: p.read_bytes() for p in small.run_dir.rglob("*") if p.is_file()}
+    train.dry_run(small)
+    assert "epochs 3 to 4 of 4 steps, 1 sets" in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in small.run_dir.rglob("*") if p.is_file()} == files
+
+
+def test_a_cpu_run_says_how_long_it_takes_and_what_makes_it_short(small, capsys, monkeypatch):
+    monkeypatch.setattr(train, "_estimate", lambda run, steps, s: f"estimate at {run.step}")
+    train.train(replace(small, epochs=1))
+    assert capsys.readouterr().out.count("estimate at 3") == 1
+    monkeypatch.undo()
+    run = train.Run.start(replace(small, epochs=300), ["a"], torch.device("cpu"))
+    text = train._estimate(run, steps=20, seconds=1.8)
+    assert "another 3.0 h" in text
+    assert "--epochs 17 makes that 10.2 min" in text
