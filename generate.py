@@ -80,7 +80,7 @@ def generate(options: Options) -> list[Path]:
     cfg = dataclasses.replace(
         cfg, vocoder=options.vocoder or cfg.vocoder, device=options.device, seed=options.seed
     )
-    device = train.pick_device(cfg)
+    device = runs.pick_device(cfg)
     generator.to(device)
     vocoder, note = audio.load_vocoder(cfg, device)
     if note:

@@ -12,6 +12,7 @@ from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+from matplotlib.ticker import MaxNLocator
 
 from config import Config
 
@@ -130,6 +131,7 @@ def draw_curves(path: str | Path, rows: Sequence[Mapping[str, float]]) -> None:
         axes.plot(epochs, [row[name] for row in rows], linewidth=1, marker="." * (len(rows) < 20))
         axes.set_title(name.replace("_", " "), fontsize=9)
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in grid[len(names) :]:
         axes.remove()
     figure.supxlabel("epoch", fontsize=9)

@@ -31,8 +31,9 @@ from config import Config, UserError
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = resource = None
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PACKAGES = ("torchaudio", "speechbrain", "librosa", "soundfile", "soxr", "numpy")
@@ -181,7 +182,7 @@ class Log:
             with open(path, newline="", encoding="utf-8", errors="replace") as file:
                 for row in csv.DictReader(file):
                     try:
-                        values = {name: float(row[name]) for name in self.columns}
+                        values = {name: _number(row[name]) for name in self.columns}
                     except (KeyError, TypeError, ValueError):  # a row cut short
                         continue
                     if values["epoch"] <= epoch:
@@ -189,12 +190,20 @@ class Log:
         self._write()
 
     def add(self, values: Mapping[str, float]) -> None:
-        self.rows.append({name: float(f"{values[name]:.6g}") for name in self.columns})
+        self.rows.append({name: _number(_text(values[name])) for name in self.columns})
         self._write()
 
     def _write(self) -> None:
-        rows = [[f"{row[name]:.6g}" for name in self.columns] for row in self.rows]
+        rows = [[_text(row[name]) for name in self.columns] for row in self.rows]
         write_csv(self.path, [self.columns, *rows])
+
+
+def _text(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
 
 
 # ---- random states ------------------------------------------------------------------------------
@@ -257,6 +266,68 @@ class StopSignal:
             tqdm.write(f"{self.name}: finishing this step and saving. Again to stop at once.")
 
 
+# ---- the device and its memory ------------------------------------------------------------------
+
+
+def pick_device(cfg: Config) -> torch.device:
+    """The device that `cfg.device` names, with its precision and determinism set."""
+    name = cfg.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device = {cfg.device!r} is none: auto, cuda, cuda:1 or cpu.") from error
+    if device.type not in ("cuda", "cpu"):
+        raise UserError(f"device = {cfg.device!r} is not supported: auto, cuda, cuda:1 or cpu.")
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"device = {cfg.device!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices "
+                "here (--device cpu trains without)."
+            )
+        torch.backends.cuda.matmul.allow_tf32 = cfg.tf32
+        torch.backends.cudnn.allow_tf32 = cfg.tf32
+        torch.backends.cudnn.benchmark = not cfg.deterministic  # what it picks depends on timing
+        if cfg.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+    return device
+
+
+@contextmanager
+def explain_memory(cfg: Config) -> Iterator[None]:
+    """Turn running out of memory into a UserError that names the constant to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not full and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"Out of memory on {cfg.device}. Lower batch_size (now {cfg.batch_size}: --batch-size "
+            f"{max(1, cfg.batch_size // 2)}, in a run of its own with --run-name NAME) or, if it "
+            f"came while samples were made, VOCODER_BATCH (now {config.VOCODER_BATCH}) in "
+            "config.py."
+        ) from error
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held at a time; 0 where the system does not say."""
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory() -> int:
+    """Bytes that a process could still take; 0 where the system does not say (outside Linux)."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1])
+    return 0
+
+
 # ---- exit codes ---------------------------------------------------------------------------------
 
 
@@ -286,8 +357,9 @@ def friendly() -> Iterator[Outcome]:
             raise
         outcome.code = UserError.exit_code
         print(
-            f"Error: {error.filename or 'a file'} cannot be written ({error.strerror}). What was "
-            "saved before is intact: free some space there, or choose another folder.",
+            f"Error: {error.filename or 'a file'} cannot be read or written "
+            f"({error.strerror}). What was saved before is intact: free some space there, mend its "
+            "permissions, or choose another folder.",
             file=sys.stderr,
         )
     except KeyboardInterrupt:

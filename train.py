@@ -14,13 +14,10 @@ diverged, 75 interrupted and saved: the same command continues.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +45,7 @@ METRICS = (
     "l1",
     "generator_grad_norm",
 )
+SHORT_METRICS = ("C", "W", "gp", "|dC|", "G", "L1", "|dG|")  # in the progress bar
 
 
 class Diverged(UserError):
@@ -371,7 +369,8 @@ def restore(run: Run, state: dict) -> None:
 def save_generator(run: Run) -> None:
     """Write `generator.safetensors`: the weights for use, beside config.json."""
     weights = {k: v.detach().cpu().contiguous() for k, v in run.generator.state_dict().items()}
-    metadata = {"recipe": run.cfg.recipe, "epoch": str(run.epoch), "step": str(run.step)}
+    # One entry: safetensors writes several in an order of its own, and equal runs would differ.
+    metadata = {"trained": f"{run.cfg.recipe}, epoch {run.epoch}, step {run.step}"}
     runs.write_bytes(run.cfg.run_dir / "generator.safetensors", to_safetensors(weights, metadata))
 
 
@@ -383,14 +382,14 @@ def train(cfg: Config) -> Run:
 
     Raises UserError (something to mend), Diverged, or Interrupted after saving.
     """
-    device = pick_device(cfg)
+    device = runs.pick_device(cfg)
     clips = load_data(cfg, cfg.run_dir)
     with runs.locked(cfg.run_dir):
         run = start_or_continue(cfg, clips, device, runs.load_checkpoint(cfg.run_dir))
         vocoder, note = audio.load_vocoder(cfg, device)
         if note:
             print(note, flush=True)
-        with runs.StopSignal() as stop, explain_memory(cfg):
+        with runs.StopSignal() as stop, runs.explain_memory(cfg):
             batches = Batches(clips, cfg, device)
             samples = Samples(run, clips, vocoder)
             log = runs.Log(
@@ -503,49 +502,6 @@ def write_set(run: Run, samples: Samples, log: runs.Log) -> None:
     samples.write()
 
 
-def pick_device(cfg: Config) -> torch.device:
-    """The device that `cfg.device` names, with its precision and determinism set."""
-    name = cfg.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device = {cfg.device!r} is none: auto, cuda, cuda:1 or cpu.") from error
-    if device.type not in ("cuda", "cpu"):
-        raise UserError(f"device = {cfg.device!r} is not supported: auto, cuda, cuda:1 or cpu.")
-    if device.type == "cuda":
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(
-                f"device = {cfg.device!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices "
-                "here (--device cpu trains without)."
-            )
-        torch.backends.cuda.matmul.allow_tf32 = cfg.tf32
-        torch.backends.cudnn.allow_tf32 = cfg.tf32
-        torch.backends.cudnn.benchmark = not cfg.deterministic  # what it picks depends on timing
-        if cfg.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
-    return device
-
-
-@contextmanager
-def explain_memory(cfg: Config) -> Iterator[None]:
-    """Turn running out of memory into a UserError that names the constant to lower."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not full and "can't allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"Out of memory on {cfg.device}. Lower batch_size (now {cfg.batch_size}: --batch-size "
-            f"{max(1, cfg.batch_size // 2)}, in a run of its own with --run-name NAME) or, if it "
-            f"came while samples were made, VOCODER_BATCH (now {config.VOCODER_BATCH}) in "
-            "config.py."
-        ) from error
-
-
 # ---- what is said -------------------------------------------------------------------------------
 
 
@@ -559,8 +515,8 @@ def _has_real(samples: Samples) -> bool:
 
 
 def _in_short(means: dict[str, float]) -> dict[str, str]:
-    names = {"W": "wasserstein", "gp": "gradient_penalty", "G": "generator_loss", "L1": "l1"}
-    return {short: f"{means[name]:.3g}" for short, name in names.items()}
+    """METRICS under names that fit into one line of a terminal."""
+    return {short: f"{means[name]:.3g}" for short, name in zip(SHORT_METRICS, METRICS)}
 
 
 def _duration(seconds: float) -> str:
@@ -598,7 +554,7 @@ def _interrupted(run: Run, stop: runs.StopSignal) -> Interrupted:
 
 def dry_run(cfg: Config) -> None:
     """Check data, vocoder, memory and one step; say what a run would do and take; write nothing."""
-    device = pick_device(cfg)
+    device = runs.pick_device(cfg)
     if find_clips(cfg).files:
         clips = load_data(cfg, None)
     else:
@@ -612,7 +568,7 @@ def dry_run(cfg: Config) -> None:
     epoch, step, batches = run.epoch, run.step, Batches(clips, cfg, device)
     x = torch.from_numpy(np.array(clips.mels[: cfg.batch_size])).to(device)
     labels = batches.labels[: cfg.batch_size]
-    with explain_memory(cfg):
+    with runs.explain_memory(cfg):
         for _ in range(2):  # the first one also pays for warming up
             start = time.perf_counter()
             run.sums = full_step(run, x, labels)
@@ -621,14 +577,34 @@ def dry_run(cfg: Config) -> None:
             seconds = time.perf_counter() - start
     steps = max(0, cfg.epochs * batches.steps - step)
     sets = sum(is_sampled(cfg, e) for e in range(epoch + 1, cfg.epochs + 1))
-    if device.type == "cuda":
-        peak, free = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[0]
-        print(f"GPU memory: {peak / 2**30:.2f} GiB used at most; {free / 2**30:.1f} GiB are free.")
+    print(_space(run, sets))
     print(
         f"Would train {cfg.recipe} into {cfg.run_dir} on {device}: epochs {epoch + 1} to "
         f"{cfg.epochs} of {batches.steps} steps, {sets} sets of samples.\n"
         f"A step takes {seconds:.3g} s, the whole run about {_duration(steps * seconds)} and its "
         "samples and checkpoints.\nNothing was written."
+    )
+
+
+def _space(run: Run, sets: int) -> str:
+    """Memory that a step took and disk that the run will take, each beside what is free."""
+    cfg, device = run.cfg, run.device
+    if device.type == "cuda":
+        used, free = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[0]
+        memory = f"GPU memory: {used / 2**30:.2f} GiB used at most, {free / 2**30:.1f} GiB free."
+    else:
+        free = runs.free_memory()
+        memory = f"Memory: {runs.peak_memory() / 2**30:.2f} GiB used at most"
+        memory += f", {free / 2**30:.1f} GiB free." if free else "."
+    weights = sum(p.numel() for net in (run.generator, run.critic) for p in net.parameters())
+    a_set = len(run.classes) * (2 * cfg.wav_samples + 60_000)  # a WAV and a picture a class
+    needed = 2 * 3 * 4 * weights + sets * a_set  # two checkpoints of weights, Adam
+    there = next(p for p in (cfg.run_dir.resolve(), *cfg.run_dir.resolve().parents) if p.exists())
+    free_disk = shutil.disk_usage(there).free
+    warning = " That is too little: choose another --output-dir." if needed > free_disk else ""
+    return (
+        f"{memory}\nDisk: the run needs about {needed / 2**20:.0f} MiB, {free_disk / 2**30:.1f} "
+        f"GiB are free below {there}.{warning}"
     )
 
 

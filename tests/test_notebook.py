@@ -1,4 +1,4 @@
-"""colab.ipynb from top to bottom with small constants; cells that only Colab can run are skipped."""
+"""colab.ipynb from top to bottom with small constants; what only Colab can run is skipped."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def tagged(cell, tag: str) -> bool:
 
 def test_it_runs_and_plays(notebook, sounds, tmp_path):
     (parameters,) = [cell for cell in notebook.cells if tagged(cell, "parameters")]
-    parameters.source += (
-        f"\nSOUNDS, OUTPUTS, EPOCHS, MORE = {str(sounds)!r}, {str(tmp_path / 'out')!r}, 1, {SMALL!r}"
-    )
+    values = (str(sounds), str(tmp_path / "out"), 1, SMALL)
+    parameters.source += "\nSOUNDS, OUTPUTS, EPOCHS, MORE = " + repr(values)
     notebook.cells = [cell for cell in notebook.cells if not tagged(cell, "colab")]
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}})
     client.execute()
@@ -48,7 +47,7 @@ def test_it_is_clean(notebook):
 
 
 def test_colab_keeps_its_torch(notebook, tmp_path, monkeypatch):
-    """The cell that installs asks pip for everything but torch, and pins the torch that is there."""
+    """The cell that installs asks for everything but torch, and pins the torch that is there."""
     (cell,) = [c for c in notebook.cells if tagged(c, "colab") and "requirements.txt" in c.source]
     *code, install = cell.source.strip().splitlines()
     source = "\n".join(code).replace("/tmp/", f"{tmp_path}/")

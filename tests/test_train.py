@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -84,7 +85,7 @@ def test_a_real_clip_survives_the_way_through_a_run(whole):
     for name, hz in {"low": 300, "mid": 900, "high": 2500}.items():
         wave, rate = soundfile.read(whole.cfg.run_dir / "samples" / "real" / f"{name}.wav")
         spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave))))
-        assert abs(spectrum.argmax() * rate / len(wave) - hz) < 0.06 * hz  # bands are wide
+        assert abs(spectrum.argmax() * rate / len(wave) - hz) < 40 + 0.06 * hz  # bands are wide
 
 
 # ---- the same run --------------------------------------------------------------------------------
@@ -381,7 +382,9 @@ def test_an_unwritable_folder_is_one_sentence(small, capsys, monkeypatch):
 
     monkeypatch.setattr(runs, "write_bytes", read_only)
     assert train.main(command(small)) == 2
-    assert "Error: outputs/x cannot be written (Permission denied)" in capsys.readouterr().err
+    assert (
+        "Error: outputs/x cannot be read or written (Permission denied)" in capsys.readouterr().err
+    )
 
 
 def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):
@@ -392,6 +395,8 @@ def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):
     assert "Vocoder griffin-lim: loaded and tried" in said
     assert "epochs 1 to 4 of 4 steps, 3 sets of samples" in said
     assert "Nothing was written" in said
+    assert re.search(r"Memory: [\d.]+ GiB used at most, [\d.]+ GiB free", said)
+    assert re.search(r"Disk: the run needs about \d+ MiB, [\d.]+ GiB are free", said)
     assert sorted(tmp_path.rglob("*")) == before
 
 
