@@ -13,23 +13,30 @@ import dataclasses
 import difflib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 RECIPE = "sn-wgan-gp"  # what `python train.py` trains when no recipe is named
 
 GRIFFIN_LIM = "griffin-lim"  # the vocoder that needs nothing but torchaudio
+LIBROSA = "librosa"  # librosa's mel inversion: slow, and what lofi-wgan's authors used
+NO_VOCODER = "none"  # for raw audio
 GRIFFIN_LIM_ITERATIONS = 64
+LIBROSA_ITERATIONS = 32
+MAX_SECONDS = 600  # longest sound that generate.py makes at a time
+UNCONDITIONAL_SAMPLES = 8  # sounds of a set where there are no classes
+RESTORED_PEAK = 0.7  # of sounds from spectrograms that know no level (-3 dBFS)
 VOCODER_BATCH = 16  # clips vocoded at a time: bounds memory when many are wanted
 HUB_SECONDS = 3.0  # how long the model hub may take to answer before it counts as out of reach
 
-# Published vocoders, pinned to the commit whose output was checked (55.8 MB each to fetch, once).
+# Published vocoders, each pinned to one commit (55.8 MB to fetch, once).
 VOCODER_REVISIONS = {
     "speechbrain/tts-hifigan-libritts-22050Hz": "4188503131602dc234f48d7f22eebea93d788736",
+    "speechbrain/tts-hifigan-ljspeech": "cf42f2c3dfd36141d8961874030f81e9221d14e9",
 }
 
 # The spectrogram those vocoders were trained on; on any other grid they play noise.
@@ -40,7 +47,11 @@ HIFIGAN_GRID = {
     "n_mels": 80,
     "f_min": 0.0,
     "f_max": 8000.0,
+    "mel_scale": "slaney",
+    "mel_norm": "slaney",
+    "power": 1.0,
 }
+HIFIGAN_FLOOR = 1e-5  # mel magnitudes are clamped to this before the logarithm it expects
 
 # Files whose header states something outside these limits are damaged or not meant to be heard;
 # resampling a "1 Hz" file would ask for tens of gigabytes.
@@ -96,52 +107,115 @@ class Config:
     epochs: int
     """Epochs of the whole run; raise it to extend a finished one."""
     vocoder: str
-    """Hub name or folder of a SpeechBrain HiFi-GAN, or griffin-lim."""
+    """Hub name or folder of a SpeechBrain HiFi-GAN; griffin-lim; librosa; none (raw audio)."""
 
+    # What a clip is.
+    representation: Literal["mel", "wave"]
+    """mel: spectrograms (1, M, T); wave: raw audio (1, L)."""
+    cut: Literal["first", "consecutive"]
+    """first: the beginning of each file; consecutive: all of it, in clips one after the other."""
     sample_rate: int
     """Samples a second (Hz) that every clip is resampled to."""
     n_fft: int
     """Length of the Fourier transform and of its Hann window, in samples."""
     hop: int
     """Samples between two frames."""
+    frames: int
+    """Frames T; a clip is cut or zero-padded to (T - 1) * hop samples (raw audio: L = T * hop)."""
     n_mels: int
     """Mel bands M of the spectrogram."""
     f_min: float
     """Lower edge of the lowest mel band (Hz)."""
     f_max: float
     """Upper edge of the highest mel band (Hz)."""
-    frames: int
-    """Frames T of the spectrogram; a clip is cut or zero-padded to (T - 1) * hop samples."""
-    log_floor: float
-    """Mel magnitudes are clamped to this before the logarithm."""
+    mel_scale: Literal["slaney", "htk"]
+    """Formula of the mel scale."""
+    mel_norm: Literal["slaney", "none"]
+    """slaney: each band's filter has unit area; none: unit height."""
+    power: float
+    """Exponent of the STFT's magnitude: 1 magnitude, 2 power."""
+    compression: Literal["ln", "log1p", "db"]
+    """ln: log(clamp(mel, c)); log1p: log1p(c mel); db: decibels below the clip's own maximum, floor
+    at c dB, scaled to [-1, 1]. c is the next constant."""
+    compression_constant: float
+    """The c of the compression: a floor, a factor, or a range in dB."""
 
+    # The networks.
+    conditional: bool
+    """Whether class labels reach both networks; without, class folders are only folders."""
+    latent: Literal["normal", "uniform"]
+    """Distribution of the latent z: N(0, 1) or U(-1, 1)."""
     latent_dim: int
-    """Length of the latent vector z ~ N(0, 1)."""
-    generator_channels: tuple[int, ...]
-    """Channels of the generator's feature maps, from the smallest up; each rung doubles M and T."""
-    critic_channels: tuple[int, ...]
-    """Channels of the critic's feature maps; each rung halves M and T."""
+    """Length of the latent vector z."""
+    init_std: float
+    """Standard deviation of the initial weights (biases 0); 0: PyTorch's own initialisation."""
+    stride: int
+    """How much every rung of both networks changes the size of its map."""
     norm_groups: int
     """Groups of every GroupNorm."""
-    output_range: tuple[float, float]
-    """The generator's output is clamped to this range of log-mel."""
+    attention: int
+    """Rung of the generator after which self-attention follows (SAGAN), in the critic at the map of
+    the same size; 0: none."""
+    generator_channels: tuple[int, ...]
+    """Channels of the generator's feature maps, from the smallest up."""
+    generator_kernel: int
+    """Kernel of the generator's convolutions."""
+    upsampling: Literal["transposed", "nearest"]
+    """A rung's way up: transposed convolution, or repetition and then convolution."""
+    generator_norm: Literal["none", "batch", "group"]
+    """Normalisation after every rung of the generator but the last."""
+    generator_activation: Literal["relu", "leaky_relu"]
+    """Activation after every rung of the generator but the last."""
+    generator_bias: bool
+    """Whether the generator's layers have biases."""
+    project_activation: bool
+    """Whether normalisation and activation follow the generator's first, linear layer too."""
+    norm_output: bool
+    """Whether normalisation stands before the output's activation too."""
+    output: Literal["clamp", "relu", "tanh"]
+    """The generator's last activation."""
+    output_range: tuple[float, float] | None
+    """Range of the output for clamp; None for the others."""
+    critic_channels: tuple[int, ...]
+    """Channels of the critic's feature maps, from the largest down."""
+    critic_kernel: int
+    """Kernel of the critic's convolutions."""
+    critic_norm: Literal["none", "batch", "group"]
+    """Normalisation after every rung of the critic but the first."""
+    spectral_norm: bool
+    """Whether every convolution of the critic is spectrally normalised."""
+    critic_dropout: tuple[float, ...]
+    """Dropout after each rung of the critic; empty: none."""
+    phase_shuffle: int
+    """Places by which raw audio's feature maps are shifted at random between the critic's rungs."""
+    critic_head: Literal["full", "patch"]
+    """full: one score a clip, from the whole last map; patch: a map of scores (PatchGAN)."""
     label_map_scale: float
     """Factor on the critic's label map."""
-    init_std: float
-    """Standard deviation of the initial weights of convolutions and linear layers; biases are 0."""
 
+    # The objective and its optimisation.
+    objective: Literal["wgan-gp", "wgan-clip", "bce"]
+    """Wasserstein loss with gradient penalty or with clipped weights, or binary cross-entropy."""
     gp_weight: float
-    """Weight of the gradient penalty."""
-    critic_steps: int
-    """Critic updates a generator update."""
+    """Weight of the gradient penalty (wgan-gp)."""
+    weight_clip: float
+    """Largest absolute value of the critic's weights (wgan-clip)."""
     l1_weight: float
     """Weight of L1(generated, real clip of the same class) in the generator's loss."""
+    critic_steps: int
+    """Critic updates a generator update."""
+    fresh_batches: bool
+    """Whether each of these critic updates takes a new real batch."""
+    optimiser: Literal["adam", "rmsprop"]
+    """Optimiser of both networks."""
     generator_lr: float
-    """Adam's learning rate for the generator."""
+    """Learning rate of the generator."""
     critic_lr: float
-    """Adam's learning rate for the critic (the slower of the two time scales)."""
+    """Learning rate of the critic."""
     betas: tuple[float, float]
-    """Adam's decay rates, both networks."""
+    """Adam's decay rates; RMSprop uses the second one."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """Of the forward passes, the gradient penalty excepted; fp16 is for CUDA only."""
     batch_size: int
     """Clips a step; the last short batch of an epoch is dropped."""
 
@@ -149,19 +223,29 @@ class Config:
     def run_dir(self) -> Path:
         return Path(self.output_dir) / (self.run_name or self.recipe)
 
+    def is_sampled(self, epoch: int) -> bool:
+        """Whether a set of samples belongs to an epoch: first, last, every `sample_every`."""
+        return epoch in (1, self.epochs) or (epoch > 0 and epoch % self.sample_every == 0)
+
     @property
     def cache_dir(self) -> Path:
         return Path(self.output_dir) / ".cache"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one clip as the networks see it: (1, M, T)."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one clip as the networks see it: (1, M, T), or (1, L) for raw audio."""
+        if self.representation == "wave":
+            return (1, self.wav_samples)
         return (1, self.n_mels, self.frames)
 
     @property
     def clip_samples(self) -> int:
-        """Samples that make T centred frames."""
-        return (self.frames - 1) * self.hop
+        """Samples of a clip before the transform: what T centred frames span, or L."""
+        return self.wav_samples if self.representation == "wave" else (self.frames - 1) * self.hop
+
+    @property
+    def clip_seconds(self) -> float:
+        return self.clip_samples / self.sample_rate
 
     @property
     def wav_samples(self) -> int:
@@ -169,44 +253,326 @@ class Config:
         return self.frames * self.hop
 
     @property
-    def log_min(self) -> float:
-        """The log-mel of silence."""
-        return math.log(self.log_floor)
+    def quietest(self) -> float:
+        """What silence is in a clip's own unit: the lowest value of a real spectrogram."""
+        if self.compression == "ln":
+            return math.log(self.compression_constant)
+        return 0.0 if self.compression == "log1p" else -1.0
 
+    @property
+    def loudest(self) -> float:
+        """More than any sound of full scale can be in a clip's own unit; exp of a young generator's
+        output would leave the range of floats."""
+        most = float(self.n_fft) ** (self.power + 1)
+        if self.compression == "ln":
+            return math.log(most)
+        return math.log1p(self.compression_constant * most) if self.compression == "log1p" else 1.0
+
+
+# The default: conditional WGAN-GP with a spectral-norm and GroupNorm critic, two time scales and an
+# L1 term, on the very log-mels that HiFi-GAN was trained on.
+SN_WGAN_GP = Config(
+    recipe="sn-wgan-gp",
+    epochs=300,
+    vocoder="speechbrain/tts-hifigan-libritts-22050Hz",
+    representation="mel",
+    cut="first",
+    sample_rate=22050,
+    n_fft=1024,
+    hop=256,
+    frames=352,
+    n_mels=80,
+    f_min=0.0,
+    f_max=8000.0,
+    mel_scale="slaney",
+    mel_norm="slaney",
+    power=1.0,
+    compression="ln",
+    compression_constant=1e-5,
+    conditional=True,
+    latent="normal",
+    latent_dim=100,
+    init_std=0.02,
+    stride=2,
+    norm_groups=8,
+    attention=0,
+    generator_channels=(256, 128, 64, 32),
+    generator_kernel=4,
+    upsampling="transposed",
+    generator_norm="group",
+    generator_activation="leaky_relu",
+    generator_bias=True,
+    project_activation=False,
+    norm_output=False,
+    output="clamp",
+    output_range=(-15.0, 1.0),
+    critic_channels=(32, 64, 128, 256),
+    critic_kernel=4,
+    critic_norm="group",
+    spectral_norm=True,
+    critic_dropout=(),
+    phase_shuffle=0,
+    critic_head="full",
+    label_map_scale=0.1,
+    objective="wgan-gp",
+    gp_weight=4.0,
+    weight_clip=0.0,
+    l1_weight=1.0,
+    critic_steps=3,
+    fresh_batches=False,
+    optimiser="adam",
+    generator_lr=1e-4,
+    critic_lr=2e-5,
+    betas=(0.0, 0.99),
+    precision="fp32",
+    batch_size=16,
+)
+
+# Conditional GAN with a PatchGAN discriminator and cross-entropy, in mixed precision.
+CGAN = Config(
+    recipe="cgan",
+    epochs=200,
+    vocoder=GRIFFIN_LIM,
+    representation="mel",
+    cut="first",
+    sample_rate=22050,
+    n_fft=1024,
+    hop=256,
+    frames=512,
+    n_mels=128,
+    f_min=0.0,
+    f_max=11025.0,
+    mel_scale="htk",
+    mel_norm="none",
+    power=2.0,
+    compression="log1p",
+    compression_constant=1.0,
+    conditional=True,
+    latent="normal",
+    latent_dim=100,
+    init_std=0.0,
+    stride=2,
+    norm_groups=8,
+    attention=0,
+    generator_channels=(256, 128, 64, 32),
+    generator_kernel=4,
+    upsampling="transposed",
+    generator_norm="batch",
+    generator_activation="relu",
+    generator_bias=True,
+    project_activation=False,
+    norm_output=False,
+    output="relu",
+    output_range=None,
+    critic_channels=(32, 64, 128, 256),
+    critic_kernel=4,
+    critic_norm="batch",
+    spectral_norm=False,
+    critic_dropout=(),
+    phase_shuffle=0,
+    critic_head="patch",
+    label_map_scale=1.0,
+    objective="bce",
+    gp_weight=0.0,
+    weight_clip=0.0,
+    l1_weight=0.0,
+    critic_steps=1,
+    fresh_batches=False,
+    optimiser="adam",
+    generator_lr=2e-4,
+    critic_lr=2e-4,
+    betas=(0.5, 0.999),
+    precision="fp16",
+    batch_size=32,
+    sample_every=1,
+)
+
+# Conditional WGAN-GP without normalisation in the critic, on the grid of a HiFi-GAN voice.
+FREQUENCY_QUEST = Config(
+    recipe="frequency-quest",
+    epochs=200,
+    vocoder="speechbrain/tts-hifigan-ljspeech",
+    representation="mel",
+    cut="first",
+    sample_rate=22050,
+    n_fft=1024,
+    hop=256,
+    frames=512,
+    n_mels=80,
+    f_min=0.0,
+    f_max=8000.0,
+    mel_scale="slaney",
+    mel_norm="slaney",
+    power=1.0,
+    compression="log1p",
+    compression_constant=1000.0,
+    conditional=True,
+    latent="normal",
+    latent_dim=100,
+    init_std=0.0,
+    stride=2,
+    norm_groups=8,
+    attention=0,
+    generator_channels=(256, 128, 64, 32),
+    generator_kernel=4,
+    upsampling="transposed",
+    generator_norm="batch",
+    generator_activation="relu",
+    generator_bias=True,
+    project_activation=False,
+    norm_output=False,
+    output="relu",
+    output_range=None,
+    critic_channels=(32, 64, 128, 256),
+    critic_kernel=4,
+    critic_norm="none",
+    spectral_norm=False,
+    critic_dropout=(),
+    phase_shuffle=0,
+    critic_head="full",
+    label_map_scale=1.0,
+    objective="wgan-gp",
+    gp_weight=10.0,
+    weight_clip=0.0,
+    l1_weight=0.0,
+    critic_steps=5,
+    fresh_batches=True,
+    optimiser="adam",
+    generator_lr=2e-4,
+    critic_lr=2e-4,
+    betas=(0.5, 0.999),
+    precision="fp32",
+    batch_size=128,
+    sample_every=1,
+)
+
+# Unconditional WGAN-GP for music: long recordings, square dB spectrograms, nearest upsampling.
+LOFI_WGAN = Config(
+    recipe="lofi-wgan",
+    epochs=30,
+    vocoder=LIBROSA,
+    representation="mel",
+    cut="consecutive",
+    sample_rate=22050,
+    n_fft=2048,
+    hop=512,
+    frames=256,
+    n_mels=256,
+    f_min=0.0,
+    f_max=11025.0,
+    mel_scale="slaney",
+    mel_norm="slaney",
+    power=2.0,
+    compression="db",
+    compression_constant=80.0,
+    conditional=False,
+    latent="normal",
+    latent_dim=128,
+    init_std=0.0,
+    stride=2,
+    norm_groups=8,
+    attention=0,
+    generator_channels=(1024, 512, 256, 128, 64),
+    generator_kernel=3,
+    upsampling="nearest",
+    generator_norm="batch",
+    generator_activation="leaky_relu",
+    generator_bias=False,
+    project_activation=True,
+    norm_output=True,
+    output="tanh",
+    output_range=None,
+    critic_channels=(64, 128, 256, 512),
+    critic_kernel=5,
+    critic_norm="none",
+    spectral_norm=False,
+    critic_dropout=(0.0, 0.3, 0.3, 0.2),
+    phase_shuffle=0,
+    critic_head="full",
+    label_map_scale=1.0,
+    objective="wgan-gp",
+    gp_weight=10.0,
+    weight_clip=0.0,
+    l1_weight=0.0,
+    critic_steps=3,
+    fresh_batches=False,
+    optimiser="adam",
+    generator_lr=2e-4,
+    critic_lr=2e-4,
+    betas=(0.5, 0.9),
+    precision="fp32",
+    batch_size=16,
+    sample_every=1,
+)
+
+# Unconditional WGAN on raw audio, one second at 16 384 Hz.
+WAVEGAN = Config(
+    recipe="wavegan",
+    epochs=200,
+    vocoder=NO_VOCODER,
+    representation="wave",
+    cut="consecutive",
+    sample_rate=16384,
+    n_fft=512,
+    hop=128,
+    frames=128,
+    n_mels=64,
+    f_min=0.0,
+    f_max=8192.0,
+    mel_scale="slaney",
+    mel_norm="slaney",
+    power=1.0,
+    compression="ln",
+    compression_constant=1e-5,
+    conditional=False,
+    latent="uniform",
+    latent_dim=100,
+    init_std=0.0,
+    stride=4,
+    norm_groups=8,
+    attention=0,
+    generator_channels=(1024, 512, 256, 128, 64),
+    generator_kernel=25,
+    upsampling="transposed",
+    generator_norm="none",
+    generator_activation="relu",
+    generator_bias=True,
+    project_activation=True,
+    norm_output=False,
+    output="tanh",
+    output_range=None,
+    critic_channels=(64, 128, 256, 512, 1024),
+    critic_kernel=25,
+    critic_norm="none",
+    spectral_norm=False,
+    critic_dropout=(),
+    phase_shuffle=2,
+    critic_head="full",
+    label_map_scale=1.0,
+    objective="wgan-clip",
+    gp_weight=0.0,
+    weight_clip=0.01,
+    l1_weight=0.0,
+    critic_steps=5,
+    fresh_batches=True,
+    optimiser="rmsprop",
+    generator_lr=5e-5,
+    critic_lr=5e-5,
+    betas=(0.0, 0.99),
+    precision="fp32",
+    batch_size=64,
+)
 
 RECIPES: dict[str, Config] = {
-    # Conditional WGAN-GP with a spectral-norm and GroupNorm critic, two time scales and an L1 term.
-    "sn-wgan-gp": Config(
-        recipe="sn-wgan-gp",
-        epochs=300,
-        vocoder="speechbrain/tts-hifigan-libritts-22050Hz",
-        sample_rate=22050,
-        n_fft=1024,
-        hop=256,
-        n_mels=80,
-        f_min=0.0,
-        f_max=8000.0,
-        frames=352,
-        log_floor=1e-5,
-        latent_dim=100,
-        generator_channels=(256, 128, 64, 32),
-        critic_channels=(32, 64, 128, 256),
-        norm_groups=8,
-        output_range=(-15.0, 1.0),
-        label_map_scale=0.1,
-        init_std=0.02,
-        gp_weight=4.0,
-        critic_steps=3,
-        l1_weight=1.0,
-        generator_lr=1e-4,
-        critic_lr=2e-5,
-        betas=(0.0, 0.99),
-        batch_size=16,
-    ),
+    cfg.recipe: cfg for cfg in (SN_WGAN_GP, CGAN, FREQUENCY_QUEST, LOFI_WGAN, WAVEGAN)
 }
 
 SUMMARIES = {
     "sn-wgan-gp": "conditional WGAN-GP, spectral-norm + GroupNorm critic, TTUR, L1 (default)",
+    "cgan": "conditional GAN, PatchGAN discriminator, cross-entropy, mixed precision",
+    "frequency-quest": "conditional WGAN-GP, plain critic, BatchNorm generator",
+    "lofi-wgan": "unconditional WGAN-GP for music: long recordings, dB spectrograms",
+    "wavegan": "unconditional WGAN with clipped weights on raw audio",
 }
 
 
@@ -238,8 +604,12 @@ def from_dict(values: dict, where: str) -> Config:
             f"{where} was written by another version of this program: "
             f"unknown constants {unknown}, missing constants {lacking}."
         )
-    tupled = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Config(**tupled)
+    cfg = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    try:
+        check(cfg)
+    except (TypeError, AttributeError) as error:  # "64" for 64
+        raise UserError(f"{where} is damaged: a constant has the wrong type ({error}).") from error
+    return cfg
 
 
 def _plain(value: object) -> object:
@@ -291,38 +661,84 @@ def check(cfg: Config) -> None:
         need(getattr(cfg, name) >= 1, name, "must be at least 1")
     for name in ("sample_rate", "n_fft", "hop", "n_mels", "frames", "latent_dim", "norm_groups"):
         need(getattr(cfg, name) >= 1, name, "must be at least 1")
-    for name in ("generator_lr", "critic_lr", "log_floor"):
+    for name in ("generator_lr", "critic_lr", "compression_constant", "power"):
         value = getattr(cfg, name)
         need(math.isfinite(value) and value > 0, name, "must be a positive number")
-    for name in ("gp_weight", "l1_weight"):
+    for name in ("gp_weight", "l1_weight", "weight_clip", "init_std"):
         value = getattr(cfg, name)
         need(math.isfinite(value) and value >= 0, name, "must be zero or a positive number")
+    need(math.isfinite(cfg.label_map_scale), "label_map_scale", "must be a number")
     need(0 <= cfg.seed < 2**63, "seed", "must be a whole number from 0 to 2**63 - 1")
     need(cfg.decode_threads >= 0, "decode_threads", "must be 0 or more")
     need(all(0 <= b < 1 for b in cfg.betas), "betas", "must lie in [0, 1)")
     need(cfg.hop <= cfg.n_fft, "hop", f"must not exceed n_fft ({cfg.n_fft})")
     need(0 <= cfg.f_min < cfg.f_max, "f_min", f"must lie between 0 and f_max ({cfg.f_max})")
     need(cfg.f_max <= cfg.sample_rate / 2, "f_max", "must not exceed half the sample rate")
-    need(cfg.output_range[0] < cfg.output_range[1], "output_range", "must rise")
     need(
         cfg.clip_samples > cfg.n_fft // 2,
         "frames",
         "too short for one Fourier window: raise it, or lower n_fft",
     )
+    _check_networks(cfg, need)
+    _check_objective(cfg, need)
+    bad_name = Path(cfg.run_name).name != cfg.run_name or cfg.run_name.startswith(".")
+    need(not bad_name, "run_name", "must be a plain folder name that starts with no dot")
+
+
+def _check_networks(cfg: Config, need: Callable[[bool, str, str], None]) -> None:
+    wave = cfg.representation == "wave"
+    need(cfg.stride >= 2, "stride", "must be at least 2")
+    sizes = {"samples": cfg.wav_samples} if wave else {"n_mels": cfg.n_mels, "frames": cfg.frames}
+    said = " and ".join(f"{name} ({size})" for name, size in sizes.items())
     for name in ("generator_channels", "critic_channels"):
         channels = getattr(cfg, name)
         need(len(channels) >= 2 and min(channels) >= 1, name, "needs at least two positive numbers")
-        rungs = 2 ** len(channels)
+        scale = cfg.stride ** len(channels)
+        fits = all(size % scale == 0 for size in sizes.values())
+        need(fits, name, f"{len(channels)} rungs need {said} to be multiples of {scale}")
+        grouped = getattr(cfg, name.replace("channels", "norm")) == "group"
         need(
-            cfg.n_mels % rungs == 0 and cfg.frames % rungs == 0,
-            name,
-            f"{len(channels)} rungs need n_mels ({cfg.n_mels}) and frames ({cfg.frames}) "
-            f"to be multiples of {rungs}",
-        )
-        need(
-            all(c % cfg.norm_groups == 0 for c in channels[1:]),
+            not grouped or all(c % cfg.norm_groups == 0 for c in channels[1:]),
             name,
             f"channels after the first must be multiples of norm_groups ({cfg.norm_groups})",
         )
-    bad_name = Path(cfg.run_name).name != cfg.run_name or cfg.run_name.startswith(".")
-    need(not bad_name, "run_name", "must be a plain folder name that starts with no dot")
+    for name, odd in (("generator_kernel", cfg.upsampling == "nearest"), ("critic_kernel", False)):
+        kernel = getattr(cfg, name)
+        least = 1 if odd else cfg.stride
+        need(kernel >= least, name, f"must be at least {least}")
+        need(not odd or kernel % 2 == 1, name, "must be odd with nearest upsampling")
+    clamped = cfg.output == "clamp"
+    good = cfg.output_range is not None and cfg.output_range[0] < cfg.output_range[1]
+    need(good or not clamped, "output_range", "must be two rising numbers where output is clamp")
+    rates = cfg.critic_dropout
+    need(all(0 <= rate < 1 for rate in rates), "critic_dropout", "must lie in [0, 1)")
+    rungs = len(cfg.critic_channels)
+    need(
+        len(rates) in (0, rungs), "critic_dropout", f"needs one rate a rung of the critic ({rungs})"
+    )
+    shift = cfg.phase_shuffle
+    need(shift == 0 or wave, "phase_shuffle", "is for raw audio only: 0 otherwise")
+    need(shift >= 0, "phase_shuffle", "must be 0 or more")
+    deepest = len(cfg.generator_channels)
+    need(
+        cfg.attention == 0 or max(1, deepest - rungs) <= cfg.attention < deepest,
+        "attention",
+        f"must be 0 (none) or a rung from {max(1, deepest - rungs)} to {deepest - 1}",
+    )
+
+
+def _check_objective(cfg: Config, need: Callable[[bool, str, str], None]) -> None:
+    need(
+        cfg.objective != "wgan-gp" or cfg.critic_norm != "batch",
+        "critic_norm",
+        "the gradient penalty needs a critic that judges each clip by itself: group or none",
+    )
+    need(cfg.objective != "wgan-gp" or cfg.gp_weight > 0, "gp_weight", "wgan-gp needs a weight")
+    clip = cfg.objective == "wgan-clip"
+    need(not clip or cfg.weight_clip > 0, "weight_clip", "wgan-clip needs a positive bound")
+    raw = cfg.representation == "wave"
+    need(
+        raw == (cfg.vocoder == NO_VOCODER),
+        "vocoder",
+        f"raw audio needs no vocoder ({NO_VOCODER})" if raw else "spectrograms need a vocoder",
+    )

@@ -7,12 +7,15 @@ up: good for seeing the program work, not for judging how well a model learns re
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import soundfile
+import tyro
 
 import config
 
@@ -22,16 +25,22 @@ MARK = "SYNTHETIC.txt"  # stands beside the class folders, so that a run can say
 Rng = np.random.Generator
 
 
-def write(folder: str | Path, clips: int = config.DEMO_CLIPS, seed: int = config.DEMO_SEED) -> None:
-    """Write `clips` WAVs (3 to 5 s, 22 050 Hz, 16 bit) of each class to `folder/<class>/`.
+def write(folder: str | Path, clips: int = 0, seed: int = config.DEMO_SEED) -> None:
+    """Write `clips` (0: DEMO_CLIPS) WAVs of each class to `folder/<class>/`.
 
-    Deterministic: a clip depends on the seed, its class and its number only. Raises UserError where
-    a folder of one of the names exists that this function did not write.
+    3 to 5 s, 22 050 Hz, 16 bit. Deterministic: a clip depends on the seed, its class and its number
+    only. Raises UserError where a folder of one of the names holds anything but such clips.
     """
     folder = Path(folder)
-    taken = [name for name in CLASSES if (folder / name).exists()]
-    if taken and not (folder / MARK).exists():
-        raise config.UserError(f"{folder / taken[0]} exists: the demo set would replace it.")
+    clips = clips or config.DEMO_CLIPS
+    for name in CLASSES:
+        inside = list((folder / name).rglob("*"))
+        foreign = [p for p in inside if not re.fullmatch(rf"{name}_\d{{3,}}\.wav", p.name)]
+        if foreign or (inside and not (folder / MARK).exists()):
+            raise config.UserError(
+                f"{(foreign or inside)[0]} exists, and the demo set would replace {folder / name}: "
+                "move it elsewhere first."
+            )
     unfinished = folder / ".demo"  # hidden from the search for sounds until it is complete
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -163,10 +172,18 @@ CLASSES = {
 }
 
 
-if __name__ == "__main__":
-    target = sys.argv[1] if len(sys.argv) > 1 else "data"
+def main(folder: Annotated[str, tyro.conf.Positional] = "data") -> None:
+    """Write the synthetic demo set.
+
+    Args:
+        folder: Where its class folders go.
+    """
     try:
-        write(target)
-    except config.UserError as error:
+        write(folder)
+    except (config.UserError, OSError) as error:
         sys.exit(f"Error: {error}")
-    print(f"Wrote {config.DEMO_CLIPS} clips of each of {', '.join(CLASSES)} to {target}.")
+    print(f"Wrote {config.DEMO_CLIPS} clips of each of {', '.join(CLASSES)} to {folder}.")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -9,8 +9,9 @@ are all one needs to keep or to pass on.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -36,11 +37,14 @@ class Options:
     run: Annotated[str, tyro.conf.Positional]
     """Folder of the run, such as outputs/sn-wgan-gp."""
     label: str = ""
-    """Class to make; empty: every class."""
+    """Class to make; empty: every class (a run without labels knows none)."""
     count: int = 4
     """Sounds of each class."""
     seed: int = 0
     """The same seed makes the same sounds; a higher count only adds to them."""
+    seconds: float = 0.0
+    """Length of each sound; 0: that of the training clips. A longer one is made from several
+    latents, whose sounds follow one another; the network blends them where they meet."""
     out: str = ""
     """Folder to write to; empty: RUN/generated."""
     vocoder: str = ""
@@ -75,10 +79,24 @@ def generate(options: Options) -> list[Path]:
         raise UserError(f"count = {options.count}: must be at least 1 (--count).")
     cfg, classes, generator = load_run(Path(options.run))
     if options.label and options.label not in classes:
-        near = config.nearest(options.label, classes)
+        near = (
+            config.nearest(options.label, classes) if classes else "it was trained without labels."
+        )
         raise UserError(f"{options.run} knows no class {options.label!r}: {near}")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"seed = {options.seed}: must lie between 0 and 2**63 - 1 (--seed).")
+    if not 0 <= options.seconds <= config.MAX_SECONDS:
+        raise UserError(
+            f"seconds = {options.seconds:g}: must lie between 0 and {config.MAX_SECONDS} "
+            "(--seconds)."
+        )
     cfg = dataclasses.replace(
-        cfg, vocoder=options.vocoder or cfg.vocoder, device=options.device, seed=options.seed
+        cfg,
+        vocoder=options.vocoder or cfg.vocoder,
+        device=options.device,
+        seed=options.seed,
+        deterministic=True,  # the same seed, the same sounds: worth more here than speed
+        tf32=False,
     )
     device = runs.pick_device(cfg)
     generator.to(device)
@@ -87,28 +105,48 @@ def generate(options: Options) -> list[Path]:
         print(note, file=sys.stderr)
     out = Path(options.out or Path(options.run) / "generated")
     out.mkdir(parents=True, exist_ok=True)
+    names = classes or ["sample"]
     written = []
-    for label in [options.label] if options.label else classes:
-        index = classes.index(label)
-        # Each class starts from the seed anew: what it sounds like depends on no other class.
-        source = torch.Generator().manual_seed(options.seed)
-        for first in range(0, options.count, config.VOCODER_BATCH):
-            number = min(config.VOCODER_BATCH, options.count - first)
-            z = train.draw_latents(cfg, number, source).to(device)  # (B, latent_dim)
-            labels = torch.full((number,), index, device=device)
-            waves = vocoder(train.generate(generator, z, labels))
-            for offset, wave in enumerate(waves):
-                path = out / f"{label}_seed{options.seed}_{first + offset:04d}.wav"
-                audio.write_wav(path, wave, cfg.sample_rate)
-                written.append(path)
+    for label in [options.label] if options.label else names:
+        made = sounds(cfg, generator, vocoder, names.index(label), options.count, options.seconds)
+        for number, wave in enumerate(made):
+            path = out / f"{label}_seed{options.seed}_{number:04d}.wav"
+            audio.write_wav(path, wave, cfg.sample_rate)
+            written.append(path)
     return written
+
+
+def sounds(
+    cfg: Config,
+    generator: nn.Module,
+    vocoder: audio.Vocoder,
+    label: int,
+    count: int,
+    seconds: float = 0.0,
+) -> Iterator[torch.Tensor]:
+    """Yield `count` waveforms of one class: `(T * hop,)`, or as many samples as `seconds` are.
+
+    Each class starts from `cfg.seed` anew: what it sounds like depends on no other class.
+    """
+    samples = round(seconds * cfg.sample_rate) or cfg.wav_samples
+    frames = math.ceil(samples / cfg.hop)
+    parts = math.ceil(frames / cfg.frames)
+    source = torch.Generator().manual_seed(cfg.seed)
+    device = next(generator.parameters()).device
+    index = torch.tensor([label], device=device)
+    for _ in range(count):  # one by one: the size of a batch would decide how products are rounded
+        z = train.draw_latents(cfg, parts, source)[None]  # (1, P, latent_dim)
+        clip = train.generate(generator, z.to(device), index)  # (1, 1, *S)
+        length = samples if cfg.representation == "wave" else frames
+        yield vocoder(clip[..., :length])[0, :samples]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     with runs.friendly() as outcome:
         options = tyro.cli(Options, args=argv, description=__doc__)
-        written = generate(options)
+        with runs.explain_memory("make the sounds with --device cpu"):
+            written = generate(options)
         print(f"Wrote {len(written)} WAVs to {written[0].parent}")
     return outcome.code
 

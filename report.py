@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -48,7 +49,8 @@ def _fonts() -> tuple[list[str], frozenset[int]]:
     covered: set[int] = set()
     for name in families:
         path = installed.get(name) or font_manager.findfont(name)
-        covered.update(FT2Font(path).get_charmap())
+        with suppress(OSError, RuntimeError):  # Matplotlib's list may name a font that is gone
+            covered.update(FT2Font(path).get_charmap())
     return families, frozenset(covered)
 
 
@@ -63,53 +65,91 @@ def _title(axes: matplotlib.axes.Axes, text: str) -> None:
     axes.set_title(legible(text), family=_fonts()[0], fontsize=10, parse_math=False)
 
 
-# ---- spectrograms -------------------------------------------------------------------------------
+# ---- clips --------------------------------------------------------------------------------------
 
 
-def draw_spectrograms(path: str | Path, panels: Mapping[str, np.ndarray], cfg: Config) -> None:
-    """Draw log-mels `(M, T)` side by side, by title, on one colour scale, into a PNG.
+def draw_clips(path: str | Path, panels: Mapping[str, np.ndarray], cfg: Config) -> None:
+    """Draw clips side by side, by title, on one colour scale, into a PNG.
 
-    One scale is what makes panels comparable: it spans all of them, from the floor of silence up.
+    Spectrograms `(M, T)` are drawn as they are; raw audio `(L,)` as a waveform with its spectrogram
+    below. One scale is what makes panels comparable: it spans all of them, from silence up.
     """
-    low = cfg.log_min
-    high = max(low + 1, *(float(mel.max()) for mel in panels.values()))
-    seconds = next(iter(panels.values())).shape[1] * cfg.hop / cfg.sample_rate
+    raw = cfg.representation == "wave"
+    pictures = [_stft(x, cfg) if raw else x for x in panels.values()]
+    low = cfg.quietest
+    high = max(low + 1, *(float(picture.max()) for picture in pictures))
+    seconds = pictures[0].shape[1] * cfg.hop / cfg.sample_rate
     # Fixed margins, in inches: laying each figure out anew would double the time it takes.
-    width, height = 1.6 + 4.2 * len(panels), 3.0
+    width, height = 1.6 + 4.2 * len(panels), 4.2 if raw else 3.0
     figure = Figure(figsize=(width, height), dpi=PIXELS_AN_INCH)
     FigureCanvasAgg(figure)
     margins = {"left": 0.75, "right": width - 1.0, "bottom": 0.5, "top": height - 0.35}
     grid = {k: v / (width if k in ("left", "right") else height) for k, v in margins.items()}
-    all_axes = figure.subplots(
-        1, len(panels), sharey=True, squeeze=False, gridspec_kw=grid | {"wspace": 0.08}
-    )[0]
-    for axes, (title, mel) in zip(all_axes, panels.items()):
+    ratios = {"height_ratios": [1, 2]} if raw else {}
+    rows = figure.subplots(
+        2 if raw else 1,
+        len(panels),
+        sharey="row",
+        squeeze=False,
+        gridspec_kw=grid | {"wspace": 0.08, "hspace": 0.15} | ratios,
+    )
+    for axes, picture in zip(rows[-1], pictures):
         image = axes.imshow(
-            mel,
+            picture,
             origin="lower",
             aspect="auto",
             interpolation="nearest",
             vmin=low,
             vmax=high,
-            extent=(0, seconds, 0, cfg.n_mels),
+            extent=(0, seconds, 0, len(picture)),
         )
-        _title(axes, title)
         axes.set_xlabel("seconds")
+    for axes, title in zip(rows[0], panels):
+        _title(axes, title)
+    if raw:
+        for axes, wave in zip(rows[0], panels.values()):
+            axes.plot(np.arange(len(wave)) / cfg.sample_rate, wave, linewidth=0.4)
+            axes.set(xlim=(0, seconds), ylim=(-1, 1), xticklabels=[])
+        rows[0][0].set_ylabel("amplitude")
     ticks = [hz for hz in HZ_TICKS if cfg.f_min <= hz <= cfg.f_max]
-    all_axes[0].set_yticks([_band_of(hz, cfg) for hz in ticks], [str(hz) for hz in ticks])
-    all_axes[0].set_ylabel("Hz")
-    scale = figure.add_axes(
-        (1 - 0.9 / width, grid["bottom"], 0.15 / width, grid["top"] - grid["bottom"])
-    )
-    figure.colorbar(image, cax=scale, label="ln magnitude")
+    rows[-1][0].set_yticks([_band_of(hz, cfg) for hz in ticks], [str(hz) for hz in ticks])
+    rows[-1][0].set_ylabel("Hz")
+    place = rows[-1][0].get_position()
+    scale = figure.add_axes((1 - 0.9 / width, place.y0, 0.15 / width, place.height))
+    figure.colorbar(image, cax=scale, label=_unit(cfg))
     figure.savefig(path)
+
+
+def _unit(cfg: Config) -> str:
+    quantity = "magnitude" if cfg.power == 1 else "power"
+    if cfg.compression == "log1p":
+        return f"ln(1 + {cfg.compression_constant:g} x {quantity})"
+    return f"ln {quantity}" if cfg.compression == "ln" else "level (1: loudest, -1: floor)"
+
+
+def _stft(wave: np.ndarray, cfg: Config) -> np.ndarray:
+    """Log-mel picture `(M, T)` of raw audio `(L,)`, only to look at."""
+    import librosa
+
+    mel = librosa.feature.melspectrogram(
+        y=wave.astype(np.float32),
+        sr=cfg.sample_rate,
+        n_fft=cfg.n_fft,
+        hop_length=cfg.hop,
+        power=cfg.power,
+        n_mels=cfg.n_mels,
+        fmin=cfg.f_min,
+        fmax=cfg.f_max,
+        htk=cfg.mel_scale == "htk",
+    )
+    return np.log(np.maximum(mel, cfg.compression_constant))
 
 
 def _band_of(hz: float, cfg: Config) -> float:
     """Height of a frequency on an axis of mel bands, band k filling [k, k + 1]."""
     import librosa
 
-    low, high, mel = librosa.hz_to_mel([cfg.f_min, cfg.f_max, hz])
+    low, high, mel = librosa.hz_to_mel([cfg.f_min, cfg.f_max, hz], htk=cfg.mel_scale == "htk")
     # M triangles have M + 2 evenly spaced corners; band k is centred on corner k + 1.
     band = (mel - low) / (high - low) * (cfg.n_mels + 1) - 0.5
     return float(np.clip(band, 0, cfg.n_mels))

@@ -6,13 +6,13 @@ Nothing here knows what is trained; `train.py` says what goes into the files and
 from __future__ import annotations
 
 import csv
-import errno
 import importlib.metadata
 import io
 import json
 import os
 import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +35,6 @@ try:
 except ImportError:  # Windows
     fcntl = resource = None
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PACKAGES = ("torchaudio", "speechbrain", "librosa", "soundfile", "soxr", "numpy")
 
 
@@ -74,32 +73,54 @@ def save_checkpoint(run_dir: Path, state: dict) -> None:
 def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
     """The newest whole checkpoint of a run, or None where there is none.
 
-    A damaged one is said and, with `put_aside`, renamed (left as last.pt, the next save would push
-    it over the good one), and the one before it is taken. Raises UserError when none is whole.
+    A damaged one is said and the one before it is taken; with `put_aside` the damaged one is then
+    renamed (left as last.pt, the next save would push it over the good one). Raises UserError, and
+    renames nothing, when there are checkpoints but none is whole; OSError when one cannot be read.
     """
     folder = run_dir / "checkpoints"
-    damaged = []
+    damaged: list[Path] = []
     for path in (folder / "last.pt", folder / "previous.pt"):
         if not path.exists():
             continue
+        content = path.read_bytes()
         try:
-            with zipfile.ZipFile(path) as archive:  # torch.load itself does not look at checksums
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load looks at no checksum
                 if archive.testzip() is not None:
-                    raise ValueError("checksum")
-            return torch.load(path, map_location="cpu", weights_only=True)
+                    raise ValueError("a checksum differs")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
         except Exception as error:  # a damaged file fails in whatever way it likes
-            damaged.append(path.name)
-            print(
-                f"{path} is damaged ({type(error).__name__}: {error}); the one before it is used."
-            )
-            if put_aside:
-                os.replace(path, path.with_name(f"damaged-{path.name}"))
+            print(f"{path} is damaged ({type(error).__name__}: {error}).")
+            damaged.append(path)
+            continue
+        for broken in damaged if put_aside else ():
+            os.replace(broken, broken.with_name(f"damaged-{broken.name}"))
+        return state
     if damaged:
         raise UserError(
-            f"No whole checkpoint in {folder} ({' and '.join(damaged)} damaged): copy one back "
-            f"from a backup, or delete {folder} to train this run from the beginning."
+            f"No whole checkpoint in {folder}: copy one back from a backup, or delete {folder} to "
+            "train this run from the beginning."
         )
     return None
+
+
+def forget_after(run_dir: Path, epoch: int, fresh: bool) -> None:
+    """Make room for what a run will write again: sets of samples after `epoch`.
+
+    Where the run begins anew in a folder that was used before, that one's samples are kept beside
+    them under another name, and its weights, which fit nothing any more, go.
+    """
+    samples = run_dir / "samples"
+    later = [p for p in samples.glob("epoch_*") if int("0" + p.name[6:]) > epoch]
+    if fresh and later:
+        kept = next(p for n in range(1, 10**6) if not (p := run_dir / f"samples.old{n}").exists())
+        samples.rename(kept)
+        (run_dir / "generator.safetensors").unlink(missing_ok=True)
+        print(f"There is no checkpoint in {run_dir}: it begins anew; old samples are in {kept}.")
+        return
+    for path in later:
+        shutil.rmtree(path)
 
 
 @contextmanager
@@ -146,12 +167,15 @@ def read_config(run_dir: Path) -> dict:
     path = run_dir / "config.json"
     try:
         content = json.loads(path.read_bytes())
-        content["classes"], content["config"]["recipe"]
-        return content
-    except FileNotFoundError as error:
+        classes, _ = content["classes"], content["config"]["recipe"]
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{run_dir} is no run: it holds no config.json.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}).") from error
+    # Class names become names of files: nothing in them may lead elsewhere.
+    if not all(isinstance(c, str) and c and Path(c).name == c for c in classes):
+        raise UserError(f"{path} is damaged: its classes are no plain names.")
+    return content
 
 
 def git_revision() -> str | None:
@@ -179,11 +203,11 @@ class Log:
         self.path, self.columns = path, tuple(columns)
         self.rows: list[dict[str, float]] = []
         if path.exists():
-            with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
                 for row in csv.DictReader(file):
                     try:
                         values = {name: _number(row[name]) for name in self.columns}
-                    except (KeyError, TypeError, ValueError):  # a row cut short
+                    except (KeyError, TypeError, ValueError, AttributeError):  # cut short
                         continue
                     if values["epoch"] <= epoch:
                         self.rows.append(values)
@@ -251,7 +275,9 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                if number := getattr(signal, name, None):
+                number = getattr(signal, name, None)
+                # One that is ignored already stays so: that is what nohup is for.
+                if number and signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._ask)
         return self
 
@@ -295,20 +321,21 @@ def pick_device(cfg: Config) -> torch.device:
     return device
 
 
+FULL = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of PyTorch, CUDA, its libraries
+
+
 @contextmanager
-def explain_memory(cfg: Config) -> Iterator[None]:
-    """Turn running out of memory into a UserError that names the constant to lower."""
+def explain_memory(advice: str) -> Iterator[None]:
+    """Turn running out of memory into a UserError that says what to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not full and "can't allocate memory" not in str(error):
+        if not full and not any(words in str(error) for words in FULL):
             raise
+        place = "the GPU" if "CU" in f"{type(error).__name__}{error}" else "this machine"
         raise UserError(
-            f"Out of memory on {cfg.device}. Lower batch_size (now {cfg.batch_size}: --batch-size "
-            f"{max(1, cfg.batch_size // 2)}, in a run of its own with --run-name NAME) or, if it "
-            f"came while samples were made, VOCODER_BATCH (now {config.VOCODER_BATCH}) in "
-            "config.py."
+            f"Out of memory on {place}: {advice}, or free what other programs hold."
         ) from error
 
 
@@ -326,6 +353,31 @@ def free_memory() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return 1024 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1])
     return 0
+
+
+def space(device: torch.device, needed: int, folder: Path) -> str:
+    """Memory that was taken and disk that will be (`needed` bytes), beside what is free."""
+    if device.type == "cuda":
+        used, free = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[0]
+    else:
+        used, free = peak_memory(), free_memory()
+    name = "GPU memory" if device.type == "cuda" else "Memory"
+    there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    disk = shutil.disk_usage(there).free
+    warning = " That is too little: choose another --output-dir." if needed > disk else ""
+    return (
+        f"{name}: {used / 2**30:.2f} GiB used at most, {free / 2**30:.1f} GiB free.\n"
+        f"Disk: the run needs about {needed / 2**20:.0f} MiB, {disk / 2**30:.1f} GiB are free "
+        f"below {there}.{warning}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 # ---- exit codes ---------------------------------------------------------------------------------
@@ -351,17 +403,22 @@ def friendly() -> Iterator[Outcome]:
         yield outcome
     except UserError as error:
         outcome.code = error.exit_code
-        print(f"{error.heading}: {error}", file=sys.stderr)
+        say(f"{error.heading}: {error}")
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno is None:
             raise
         outcome.code = UserError.exit_code
-        print(
-            f"Error: {error.filename or 'a file'} cannot be read or written "
-            f"({error.strerror}). What was saved before is intact: free some space there, mend its "
-            "permissions, or choose another folder.",
-            file=sys.stderr,
+        say(
+            f"Error: {error.filename or 'a file'} cannot be read or written ({error.strerror}). "
+            "What was saved before is intact: mend its permissions, free some space there, or "
+            "choose another folder."
         )
     except KeyboardInterrupt:
         outcome.code = 130  # as a shell counts it: 128 + SIGINT
-        print("Interrupted. What was saved before is intact.", file=sys.stderr)
+        say("Interrupted. What was saved before is intact.")
+
+
+def say(text: str) -> None:
+    """Print to the standard error, which may be gone with its terminal."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

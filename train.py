@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tqdm.auto import tqdm
 
 import audio
 import config
+import dataset
 import demo
 import models
 import report
@@ -63,96 +65,43 @@ class Interrupted(UserError):
 
 
 # ---- dataset ------------------------------------------------------------------------------------
-# Decoding happens once, in audio.py. Here the clips lie on the device as one tensor and a batch is
-# an index into it: no worker processes, no transfer within an epoch. A set too large for the device
-# stays in the memory map, and each batch is copied over.
-
-
-def find_clips(cfg: Config) -> audio.Found:
-    """The audio files of `data_dir`; raises UserError where there is nothing to train on."""
-    found = audio.find_files(cfg.data_dir)
-    if found.files:
-        return found
-    if not found.root.is_dir() and cfg.data_dir != Config.data_dir:
-        raise UserError(f"data_dir = {cfg.data_dir!r}: there is no such folder (--data-dir).")
-    if found.left_out:
-        reasons = [f"{path}: {reason}" for path, reason in found.left_out[:3]]
-        raise UserError(
-            f"No sound in a class folder below {found.root}. Put the files of each class into a "
-            f"folder of its own, {found.root}/<class>/*.wav ({'; '.join(reasons)})."
-        )
-    return found
-
-
-def load_data(cfg: Config, run_dir: Path | None) -> audio.Clips:
-    """Find, decode (or open the cache) and report; where there is no sound, write the demo set.
-
-    With `run_dir` None nothing is written. Raises UserError when what is left cannot be trained on.
-    """
-    found = find_clips(cfg)
-    if not found.files:
-        print(
-            f"No class folders below {cfg.data_dir}/: writing a synthetic set to learn with "
-            f"({len(demo.CLASSES)} classes, {config.DEMO_CLIPS} clips each). When you bring your "
-            f"own, put them into {cfg.data_dir}/<class>/ and delete these.",
-            flush=True,
-        )
-        demo.write(cfg.data_dir)
-        found = find_clips(cfg)
-    start = time.perf_counter()
-    clips = audio.load_clips(cfg, found, keep=run_dir is not None)
-    print(audio.describe(clips, found))
-    if (found.root / demo.MARK).exists():
-        own = sorted(set(clips.classes) - set(demo.CLASSES))
-        beside = f", beside your {', '.join(own)}: delete the synthetic ones" if own else ""
-        print(
-            f"The folders named in {found.root / demo.MARK} are synthetic, not recordings{beside}."
-        )
-    print(f"Data ready in {time.perf_counter() - start:.2f} s", flush=True)
-    if run_dir is not None:
-        runs.write_csv(run_dir / "left_out.csv", [("file", "reason"), *clips.left_out])
-        if clips.left_out:
-            print(f"Every file left out, with its reason: {run_dir / 'left_out.csv'}")
-    if len(clips) < cfg.batch_size:
-        raise UserError(
-            f"{len(clips)} usable clips below {found.root} are fewer than one batch of "
-            f"{cfg.batch_size}: bring more sounds, or lower batch_size "
-            f"(--batch-size {max(1, len(clips))})."
-        )
-    return clips
+# Decoding happens once, in dataset.py. Here the clips lie on the device as one tensor and a batch
+# is an index into it: no worker processes, no transfer within an epoch. A set too large for the
+# device stays in the memory map, and each batch is copied over.
 
 
 class Batches:
-    """Batches `x (B, 1, M, T)`, `labels (B,)` of a data set, on the device.
+    """Batches `x (B, 1, *S)`, `labels (B,)` of a data set, on the device.
 
     The order of an epoch depends on seed and epoch alone, so that a run continued in the middle of
     an epoch sees the batches it has not yet seen.
     """
 
-    def __init__(self, clips: audio.Clips, cfg: Config, device: torch.device) -> None:
+    def __init__(self, clips: dataset.Clips, cfg: Config, device: torch.device) -> None:
         self.seed, self.batch_size, self.device = cfg.seed, cfg.batch_size, device
         self.steps = len(clips) // cfg.batch_size  # the last short batch is dropped
         self.labels = torch.tensor(clips.labels, device=device)
-        self.mels = clips.mels
+        self.data = clips.data
         self.resident: Tensor | None = None
-        if device.type == "cuda" and clips.mels.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-            self.resident = torch.from_numpy(np.array(clips.mels)).to(device)
+        if device.type == "cuda" and clips.data.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+            self.resident = torch.from_numpy(np.array(clips.data)).to(device)
 
     def order(self, epoch: int) -> Tensor:
-        """Indices `(steps, B)` of an epoch, on the CPU."""
+        """Indices `(steps, B)` of an epoch: where the clips are, so that no step waits for them."""
         generator = torch.Generator().manual_seed((self.seed + 1_000_003 * epoch) % 2**63)
         shuffled = torch.randperm(len(self.labels), generator=generator)
-        return shuffled[: self.steps * self.batch_size].view(self.steps, self.batch_size)
+        shuffled = shuffled[: self.steps * self.batch_size].view(self.steps, self.batch_size)
+        return shuffled if self.resident is None else shuffled.to(self.device)
 
     def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        on_device = indices.to(self.device)
         if self.resident is not None:
-            return self.resident[on_device], self.labels[on_device]
-        x = torch.from_numpy(self.mels[indices.numpy()])
-        return x.to(self.device), self.labels[on_device]
+            return self.resident[indices], self.labels[indices]
+        x = torch.from_numpy(self.data[indices.numpy()])
+        return x.to(self.device), self.labels[indices.to(self.device)]
 
 
 # ---- losses -------------------------------------------------------------------------------------
+# A score is one number a clip, or one a patch of it; a clip's score is the mean of its patches.
 
 
 def gradient_penalty(
@@ -164,10 +113,31 @@ def gradient_penalty(
     is taken over the whole clip (Gulrajani et al. 2017, "Improved Training of Wasserstein GANs",
     equation 3).
     """
-    place = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device)  # (B, 1, 1, 1)
-    x = torch.lerp(fake, real, place).requires_grad_()  # (B, 1, M, T)
-    (slope,) = torch.autograd.grad(critic(x, labels).sum(), x, create_graph=True)
+    place = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device)  # (B, 1, ...)
+    x = torch.lerp(fake, real, place).requires_grad_()  # (B, 1, *S)
+    score = critic(x, labels).view(len(x), -1).mean(1)  # (B,)
+    (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
     return weight * (slope.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def critic_loss(cfg: Config, real: Tensor, fake: Tensor) -> Tensor:
+    """Loss of the critic from the scores of real and generated clips, without penalty.
+
+    Wasserstein: `E[fake] - E[real]` (Arjovsky, Chintala & Bottou 2017, equation 2). Cross-entropy:
+    `-E[log s(real)] - E[log(1 - s(fake))]` with s the sigmoid (Goodfellow et al. 2014, equation 1).
+    """
+    if cfg.objective == "bce":
+        return nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
+    return fake.mean() - real.mean()
+
+
+def generator_loss(cfg: Config, fake: Tensor) -> Tensor:
+    """Loss of the generator from the scores of its clips.
+
+    Wasserstein: `-E[fake]`. Cross-entropy: `-E[log s(fake)]`, which does not saturate (Goodfellow
+    et al. 2014, section 3).
+    """
+    return nn.functional.softplus(-fake).mean() if cfg.objective == "bce" else -fake.mean()
 
 
 # ---- steps --------------------------------------------------------------------------------------
@@ -185,75 +155,122 @@ class Run:
     critic: nn.Module
     generator_optimiser: torch.optim.Optimizer
     critic_optimiser: torch.optim.Optimizer
-    sums: Tensor  # of METRICS over the steps of this epoch, on the device
+    scaler: torch.amp.GradScaler  # of fp16; does nothing otherwise
+    sums: Tensor  # of METRICS over the updates of this epoch, on the device
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps, over all epochs
     step_in_epoch: int = 0
+    generator_updates: int = 0  # in this epoch
     seconds: float = 0.0  # spent on this epoch
+    data: str = ""  # fingerprint of the files
 
     @classmethod
     def start(cls, cfg: Config, classes: list[str], device: torch.device) -> Run:
-        """Seed every random state and build the networks and their Adam optimisers."""
+        """Seed every random state and build the networks and their optimisers."""
         runs.seed_everything(cfg.seed)
         networks = [net.to(device) for net in models.build(cfg, len(classes))]
-        # Two time scales (Heusel et al. 2017): here the generator is the faster one.
-        optimisers = [
-            torch.optim.Adam(net.parameters(), lr=lr, betas=cfg.betas, fused=True)
-            for net, lr in zip(networks, (cfg.generator_lr, cfg.critic_lr))
-        ]
+        # Each network has a learning rate of its own (two time scales, Heusel et al. 2017).
+        rates = (cfg.generator_lr, cfg.critic_lr)
+        optimisers = [build_optimiser(cfg, net, rate) for net, rate in zip(networks, rates)]
+        half = cfg.precision == "fp16" and device.type == "cuda"
+        scaler = torch.amp.GradScaler(device.type, enabled=half)
         sums = torch.zeros(len(METRICS), device=device)
-        return cls(cfg, classes, device, *networks, *optimisers, sums)
+        return cls(cfg, classes, device, *networks, *optimisers, scaler, sums)
 
     def latents(self, count: int) -> Tensor:
-        """Fresh `z (count, latent_dim)` ~ N(0, 1) from the device's random state."""
-        return torch.randn(count, self.cfg.latent_dim, device=self.device)
+        """Fresh `z (count, latent_dim)` from the device's random state."""
+        shape = (count, self.cfg.latent_dim)
+        if self.cfg.latent == "uniform":
+            return torch.rand(shape, device=self.device) * 2 - 1
+        return torch.randn(shape, device=self.device)
+
+    def mixed_precision(self) -> torch.autocast:
+        """The precision of forward passes; fp16 is a matter of CUDA, a CPU computes in fp32."""
+        dtype = torch.float16 if self.cfg.precision == "fp16" else torch.bfloat16
+        here = self.device.type == "cuda" or self.cfg.precision == "bf16"
+        return torch.autocast(
+            self.device.type, dtype, enabled=here and self.cfg.precision != "fp32"
+        )
+
+
+def build_optimiser(cfg: Config, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+    if cfg.optimiser == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), lr=rate, alpha=cfg.betas[1])
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=cfg.betas, fused=True)
 
 
 def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
-    """One critic update on `real (B, 1, M, T)`; returns the first four METRICS, detached.
-
-    Loss: `E[critic(fake)] - E[critic(real)] + penalty` (Gulrajani et al. 2017, equation 3).
-    """
-    with torch.no_grad():  # the generator is only a source of clips here: no graph of it
-        fake = run.generator(run.latents(len(real)), labels)
-    # Cached: one power iteration and one set of normalised weights for scores and penalty alike.
+    """One critic update on `real (B, 1, *S)`; returns the first four METRICS, detached."""
+    cfg, critic = run.cfg, run.critic
+    with torch.no_grad(), run.mixed_precision():  # a source of clips only: no graph of it
+        fake = run.generator(run.latents(len(real)), labels).float()
+    penalty = torch.zeros((), device=run.device)
+    # Cached: one power iteration and one set of normalised weights for penalty and scores alike.
     with parametrize.cached():
-        scores = run.critic(torch.cat([real, fake]), torch.cat([labels, labels]))  # (2B,)
-        penalty = gradient_penalty(run.critic, real, fake, labels, run.cfg.gp_weight)
-    wasserstein = scores[: len(real)].mean() - scores[len(real) :].mean()
-    loss = penalty - wasserstein
-    norm = _update(run.critic, run.critic_optimiser, loss)
-    return torch.stack([loss, wasserstein, penalty, norm]).detach()
+        if cfg.objective == "wgan-gp":  # never in half precision: squares of small slopes vanish
+            penalty = gradient_penalty(critic, real, fake, labels, cfg.gp_weight)
+        with run.mixed_precision():
+            if cfg.critic_norm == "batch":  # real and generated have statistics of their own
+                scores = critic(real, labels), critic(fake, labels)
+            else:  # one pass is quicker, and exact where each clip is judged by itself
+                scores = critic(torch.cat([real, fake]), torch.cat([labels, labels])).chunk(2)
+    on_real, on_fake = (score.float() for score in scores)
+    loss = critic_loss(cfg, on_real, on_fake) + penalty
+    norm = _update(run, critic, run.critic_optimiser, loss)
+    if cfg.objective == "wgan-clip":  # Arjovsky, Chintala & Bottou 2017, algorithm 1
+        with torch.no_grad():
+            for weight in critic.parameters():
+                weight.clamp_(-cfg.weight_clip, cfg.weight_clip)
+    return torch.stack([loss, on_real.mean() - on_fake.mean(), penalty, norm]).detach()
 
 
 def generator_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     """One generator update; returns the last three METRICS, detached.
 
-    Loss: `-E[critic(fake)] + l1_weight * L1(fake, real)`, where real clips of the same labels stand
-    beside the generated ones.
+    To the loss of the objective comes `l1_weight * L1(fake, real)`, where real clips of the same
+    labels stand beside the generated ones.
     """
+    cfg = run.cfg
     run.critic.requires_grad_(False)  # the critic only judges here: no gradients of its weights
-    fake = run.generator(run.latents(len(real)), labels)
-    l1 = nn.functional.l1_loss(fake, real)
-    loss = run.cfg.l1_weight * l1 - run.critic(fake, labels).mean()
-    norm = _update(run.generator, run.generator_optimiser, loss)
+    with run.mixed_precision():
+        fake = run.generator(run.latents(len(real)), labels)
+        score = run.critic(fake, labels)
+    l1 = torch.zeros((), device=run.device)
+    if cfg.l1_weight:
+        l1 = nn.functional.l1_loss(fake.float(), real)
+    loss = generator_loss(cfg, score.float()) + cfg.l1_weight * l1
+    norm = _update(run, run.generator, run.generator_optimiser, loss)
     run.critic.requires_grad_(True)
     return torch.stack([loss, l1, norm]).detach()
 
 
-def _update(network: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+def _update(run: Run, network: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     """Backward and one optimiser step; returns the norm of the whole gradient."""
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    run.scaler.scale(loss).backward()
+    run.scaler.unscale_(optimiser)
     norm = get_total_norm([p.grad for p in network.parameters()])
-    optimiser.step()
-    return norm
+    run.scaler.step(optimiser)
+    run.scaler.update()
+    # The scaler looks for the largest factor that does not overflow, by trying: then the update is
+    # left out, and the norm of that gradient is no number of this run.
+    return norm.nan_to_num(0.0, 0.0, 0.0) if run.scaler.is_enabled() else norm
 
 
 def full_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
-    """`critic_steps` critic updates on one batch with fresh latents, then one of the generator."""
-    critic = [critic_step(run, real, labels) for _ in range(run.cfg.critic_steps)]
-    return torch.cat([torch.stack(critic).mean(0), generator_step(run, real, labels)])
+    """What one batch brings: critic updates, and the generator's where it is due; METRICS.
+
+    Either all `critic_steps` updates use this batch with fresh latents and the generator follows,
+    or (`fresh_batches`) each batch is one critic update, and every `critic_steps`-th of them also
+    one of the generator.
+    """
+    cfg = run.cfg
+    updates = 1 if cfg.fresh_batches else cfg.critic_steps
+    critic = torch.stack([critic_step(run, real, labels) for _ in range(updates)]).mean(0)
+    if cfg.fresh_batches and (run.step + 1) % cfg.critic_steps:
+        return torch.cat([critic, torch.zeros(3, device=run.device)])
+    run.generator_updates += 1
+    return torch.cat([critic, generator_step(run, real, labels)])
 
 
 # ---- samples ------------------------------------------------------------------------------------
@@ -264,15 +281,18 @@ def full_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
 class Samples:
     """Writes the sets of sounds and pictures below `samples/`."""
 
-    def __init__(self, run: Run, clips: audio.Clips, vocoder: audio.Vocoder) -> None:
+    def __init__(self, run: Run, clips: dataset.Clips, vocoder: audio.Vocoder) -> None:
+        cfg = run.cfg
         self.run, self.vocoder = run, vocoder
-        self.folder = run.cfg.run_dir / "samples"
-        first = [clips.labels.index(k) for k in range(len(run.classes))]
-        self.real = torch.from_numpy(np.array(clips.mels[first]))  # (K, 1, M, T)
-        generator = torch.Generator().manual_seed(run.cfg.seed)
-        self.z = draw_latents(run.cfg, len(run.classes), generator).to(
-            run.device
-        )  # (K, latent_dim)
+        self.folder = cfg.run_dir / "samples"
+        self.names = samples_of(run)
+        if cfg.conditional:
+            real = [clips.labels.index(k) for k in range(len(self.names))]
+        else:
+            real = [k * len(clips) // len(self.names) for k in range(len(self.names))]
+        self.real = torch.from_numpy(np.array(clips.data[real]))  # (K, 1, *S)
+        generator = torch.Generator().manual_seed(cfg.seed)
+        self.z = draw_latents(cfg, len(self.names), generator).to(run.device)  # (K, latent_dim)
 
     def path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:04d}"
@@ -281,51 +301,60 @@ class Samples:
         """Whether a set is due after the run's last finished epoch and does not stand there yet."""
         run = self.run
         between = run.step_in_epoch > 0
-        return not between and is_sampled(run.cfg, run.epoch) and not self.path(run.epoch).is_dir()
+        return not between and run.cfg.is_sampled(run.epoch) and not self.path(run.epoch).is_dir()
 
     def write_real(self) -> None:
         """One real clip a class through the vocoder: the best that the vocoder can do."""
-        panels = [{f"{name}: real": x[0].numpy()} for name, x in zip(self.run.classes, self.real)]
+        panels = [{f"{name}: real": x[0].numpy()} for name, x in zip(self.names, self.real)]
         self._write(self.folder / "real", self.real, panels)
 
     def write(self) -> None:
         """What the generator makes now, each picture beside the real clip on one colour scale."""
         run = self.run
-        fake = generate(run.generator, self.z, torch.arange(len(run.classes), device=run.device))
+        fake = generate(run.generator, self.z, torch.arange(len(self.names), device=run.device))
         panels = [
             {f"{name}: real": x[0].numpy(), f"generated, epoch {run.epoch}": y[0].numpy()}
-            for name, x, y in zip(run.classes, self.real, fake)
+            for name, x, y in zip(self.names, self.real, fake)
         ]
         self._write(self.path(run.epoch), fake, panels)
 
-    def _write(self, folder: Path, mels: Tensor, panels: list[dict[str, np.ndarray]]) -> None:
+    def _write(self, folder: Path, clips: Tensor, panels: list[dict[str, np.ndarray]]) -> None:
         unfinished = folder.with_name(f".{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        waves = self.vocoder(mels)  # (K, T * hop)
-        for name, wave, panel in zip(self.run.classes, waves, panels):
+        waves = self.vocoder(clips)  # (K, T * hop)
+        for name, wave, panel in zip(self.names, waves, panels):
             audio.write_wav(unfinished / f"{name}.wav", wave, self.run.cfg.sample_rate)
-            report.draw_spectrograms(unfinished / f"{name}.png", panel, self.run.cfg)
+            report.draw_clips(unfinished / f"{name}.png", panel, self.run.cfg)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
 
 
-def is_sampled(cfg: Config, epoch: int) -> bool:
-    """Whether a set of samples belongs to an epoch: the first, the last, every `sample_every`."""
-    return epoch in (1, cfg.epochs) or (epoch > 0 and epoch % cfg.sample_every == 0)
+def samples_of(run: Run) -> list[str]:
+    """Names of the sounds of one set: the classes, or numbers where there are none."""
+    return run.classes or [f"sample_{k}" for k in range(config.UNCONDITIONAL_SAMPLES)]
 
 
 def draw_latents(cfg: Config, count: int, generator: torch.Generator) -> Tensor:
     """`z (count, latent_dim)` on the CPU, row by row: a higher count keeps the first ones."""
-    return torch.stack([torch.randn(cfg.latent_dim, generator=generator) for _ in range(count)])
+    draw = torch.rand if cfg.latent == "uniform" else torch.randn
+    z = torch.stack([draw(cfg.latent_dim, generator=generator) for _ in range(count)])
+    return 2 * z - 1 if cfg.latent == "uniform" else z
 
 
 @torch.no_grad()
 def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> Tensor:
-    """Spectrograms `(B, 1, M, T)` on the CPU, in evaluation mode; the mode is restored after."""
+    """Clips `(B, 1, *S)` on the CPU, in evaluation mode; the mode is restored after.
+
+    `z (B, latent_dim)`, or `(B, P, latent_dim)` for sounds of P times the length: the smallest maps
+    of P latents are joined along time, and the rungs, which are convolutions, blend them over the
+    few frames that their kernels reach across a seam.
+    """
     training = generator.training
     generator.eval()
-    fake = generator(z, labels).cpu()
+    parts = z[:, None] if z.dim() == 2 else z  # (B, P, latent_dim)
+    maps = [generator.fold(part, labels) for part in parts.unbind(1)]
+    fake = generator.unfold(torch.cat(maps, dim=-1)).float().cpu()
     generator.train(training)
     return fake
 
@@ -334,8 +363,8 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> Tensor:
 # What is saved is all that a step reads and changes; what can be derived from the constants (the
 # order of an epoch, the latents of the samples) is not.
 
-NETWORKS = ("generator", "critic", "generator_optimiser", "critic_optimiser")
-COUNTERS = ("epoch", "step", "step_in_epoch", "seconds")
+NETWORKS = ("generator", "critic", "generator_optimiser", "critic_optimiser", "scaler")
+COUNTERS = ("epoch", "step", "step_in_epoch", "generator_updates", "seconds", "data")
 
 
 def save_checkpoint(run: Run) -> None:
@@ -359,7 +388,8 @@ def restore(run: Run, state: dict) -> None:
             "with the old ones, or start another run beside it with --run-name NAME."
         )
     for name in NETWORKS:
-        getattr(run, name).load_state_dict(state[name])
+        if state[name]:  # a scaler that does nothing has no state
+            getattr(run, name).load_state_dict(state[name])
     for name in COUNTERS:
         setattr(run, name, state[name])
     run.sums.copy_(state["sums"])
@@ -383,19 +413,23 @@ def train(cfg: Config) -> Run:
     Raises UserError (something to mend), Diverged, or Interrupted after saving.
     """
     device = runs.pick_device(cfg)
-    clips = load_data(cfg, cfg.run_dir)
+    found = dataset.find_clips(cfg)
     with runs.locked(cfg.run_dir):
-        run = start_or_continue(cfg, clips, device, runs.load_checkpoint(cfg.run_dir))
-        vocoder, note = audio.load_vocoder(cfg, device)
-        if note:
-            print(note, flush=True)
-        with runs.StopSignal() as stop, runs.explain_memory(cfg):
+        clips = dataset.load(cfg, found)
+        state = runs.load_checkpoint(cfg.run_dir)
+        with runs.StopSignal() as stop, runs.explain_memory(_less_memory(cfg)):
+            run = start_or_continue(cfg, clips, device, state)
+            runs.forget_after(cfg.run_dir, run.epoch, fresh=state is None)
+            dataset.list_left_out(clips, cfg.run_dir)
+            vocoder, note = audio.load_vocoder(cfg, device)
+            if note:
+                print(note, flush=True)
             batches = Batches(clips, cfg, device)
             samples = Samples(run, clips, vocoder)
             log = runs.Log(
                 cfg.run_dir / "log.csv", ("epoch", "step", "seconds", *METRICS), run.epoch
             )
-            if not _has_real(samples):
+            if not _has_real(samples, state):
                 samples.write_real()
             runs.write_config(cfg, run.classes, vocoder_used=vocoder.name, device=str(device))
             if samples.lacking():  # the run was stopped before they were whole
@@ -411,14 +445,17 @@ def train(cfg: Config) -> Run:
 
 
 def start_or_continue(
-    cfg: Config, clips: audio.Clips, device: torch.device, state: dict | None
+    cfg: Config, clips: dataset.Clips, device: torch.device, state: dict | None
 ) -> Run:
     """A fresh run, or the one that a checkpoint holds."""
-    run = Run.start(cfg, clips.classes, device)
+    run = Run.start(cfg, clips.classes if cfg.conditional else [], device)
     if state:
         restore(run, state)
         within = f" and {run.step_in_epoch} steps" if run.step_in_epoch else ""
         print(f"Continuing {cfg.run_dir} after epoch {run.epoch}{within}.", flush=True)
+        if run.data != clips.fingerprint:
+            print("The files are not those of the checkpoint: it goes on with what is there now.")
+    run.data = clips.fingerprint
     return run
 
 
@@ -431,14 +468,14 @@ def train_epochs(
     samples that lacks is made, so that a kill between any two of them loses nothing.
     """
     cfg = run.cfg
-    total = cfg.epochs * batches.steps
+    total = run.step - run.step_in_epoch + (cfg.epochs - run.epoch) * batches.steps
     with tqdm(total=total, initial=run.step, unit="step", mininterval=0.5) as bar:
         while run.epoch < cfg.epochs:
             train_epoch(run, batches, bar, stop)
             means = read_means(run)
             run.epoch += 1
             log.add({"epoch": run.epoch, "step": run.step, "seconds": run.seconds} | means)
-            run.step_in_epoch, run.seconds = 0, 0.0
+            run.step_in_epoch, run.generator_updates, run.seconds = 0, 0, 0.0
             run.sums.zero_()
             last = run.epoch == cfg.epochs
             if last or stop.name or run.epoch % cfg.checkpoint_every == 0:
@@ -457,31 +494,40 @@ def train_epoch(run: Run, batches: Batches, bar: tqdm, stop: runs.StopSignal) ->
     """
     order = batches.order(run.epoch)
     bar.set_description(f"Epoch {run.epoch + 1}/{run.cfg.epochs}")
-    before, began = run.seconds, time.perf_counter()
+    before, began, first = run.seconds, time.perf_counter(), run.step
     shown = began
     while run.step_in_epoch < batches.steps:
         run.sums += full_step(run, *batches.get(order[run.step_in_epoch]))
         run.step += 1
         run.step_in_epoch += 1
         now = time.perf_counter()
-        if now - shown > 1 or run.step_in_epoch == batches.steps:
-            shown = now
-            bar.set_postfix(_in_short(read_means(run)), refresh=False)
-        bar.update()
-        if run.device.type == "cpu" and bar.n - bar.initial == 3:
-            bar.write(_estimate(run, batches.steps, bar.format_dict["elapsed"] / 3))
-        run.seconds = before + time.perf_counter() - began
+        run.seconds = before + now - began
+        # Before anything is shown: the terminal may have been closed by what stops the run.
         if stop.name and run.step_in_epoch < batches.steps:
             read_means(run)  # never save what has diverged
             save_checkpoint(run)
             save_generator(run)
             raise _interrupted(run, stop)
+        if now - shown > 1 or run.step_in_epoch == batches.steps:
+            shown = now
+            means = read_means(run)
+            with suppress(OSError):
+                bar.set_postfix(_in_short(means), refresh=False)
+        with suppress(OSError):
+            bar.update()
+            if run.device.type == "cpu" and bar.n - bar.initial == 3:
+                bar.write(_estimate(run, batches.steps, (now - began) / (run.step - first)))
 
 
 def read_means(run: Run) -> dict[str, float]:
-    """Means of METRICS over this epoch's steps so far; raises Diverged if one is NaN or Inf."""
-    means = dict(zip(METRICS, (run.sums / max(1, run.step_in_epoch)).tolist()))
-    bad = [name for name, value in means.items() if not math.isfinite(value)]
+    """Means of METRICS over this epoch's updates so far; raises Diverged if one is NaN or Inf.
+
+    Those of the generator are NaN, and that is no divergence, before its first update of the epoch.
+    """
+    sums = dict(zip(METRICS, run.sums.tolist()))
+    counts = [run.step_in_epoch] * 4 + [run.generator_updates] * 3
+    means = {k: s / n if n else math.nan for (k, s), n in zip(sums.items(), counts)}
+    bad = [name for name, value in sums.items() if not math.isfinite(value)]
     if bad:
         saved = run.cfg.run_dir / "checkpoints" / "last.pt"
         intact = f"{saved} holds the last good state. " if saved.exists() else ""
@@ -505,13 +551,15 @@ def write_set(run: Run, samples: Samples, log: runs.Log) -> None:
 # ---- what is said -------------------------------------------------------------------------------
 
 
-def _has_real(samples: Samples) -> bool:
-    """Whether samples/real stands there and was made by the vocoder that is used now."""
+def _has_real(samples: Samples, state: dict | None) -> bool:
+    """Whether samples/real stands there and was made of these files by this vocoder."""
+    run = samples.run
     try:
-        used = runs.read_config(samples.run.cfg.run_dir).get("vocoder_used")
+        used = runs.read_config(run.cfg.run_dir).get("vocoder_used")
     except UserError:
         return False
-    return used == samples.vocoder.name and (samples.folder / "real").is_dir()
+    same = state is not None and state["data"] == run.data and used == samples.vocoder.name
+    return same and (samples.folder / "real").is_dir()
 
 
 def _in_short(means: dict[str, float]) -> dict[str, str]:
@@ -519,19 +567,12 @@ def _in_short(means: dict[str, float]) -> dict[str, str]:
     return {short: f"{means[name]:.3g}" for short, name in zip(SHORT_METRICS, METRICS)}
 
 
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _estimate(run: Run, steps: int, seconds: float) -> str:
     left = (run.cfg.epochs * steps - run.step) * seconds
     few = run.epoch + max(1, round(600 / (seconds * steps)))
-    text = f"On this CPU a step takes {seconds:.2g} s: the run needs another {_duration(left)}."
+    text = f"On this CPU a step takes {seconds:.2g} s: the run needs another {runs.duration(left)}."
     if few < run.cfg.epochs:
-        text += f" --epochs {few} makes that {_duration((few - run.epoch) * steps * seconds)}."
+        text += f" --epochs {few} makes that {runs.duration((few - run.epoch) * steps * seconds)}."
     return text + " A CUDA GPU is far quicker."
 
 
@@ -539,6 +580,14 @@ def _what_next(run: Run) -> str:
     return (
         f"More sounds: python generate.py {run.cfg.run_dir}. "
         f"Longer training: the same command with --epochs {2 * run.epoch}."
+    )
+
+
+def _less_memory(cfg: Config) -> str:
+    return (
+        f"lower batch_size (now {cfg.batch_size}: --batch-size {max(1, cfg.batch_size // 2)}, in a "
+        "run of its own with --run-name NAME) or, if it came while sounds were made, VOCODER_BATCH "
+        f"(now {config.VOCODER_BATCH}) in config.py"
     )
 
 
@@ -553,58 +602,47 @@ def _interrupted(run: Run, stop: runs.StopSignal) -> Interrupted:
 
 
 def dry_run(cfg: Config) -> None:
-    """Check data, vocoder, memory and one step; say what a run would do and take; write nothing."""
+    """Check data, vocoder, memory and one step; say what a run would do; write nothing."""
     device = runs.pick_device(cfg)
-    if find_clips(cfg).files:
-        clips = load_data(cfg, None)
+    found = dataset.find_clips(cfg)
+    if found.files:
+        clips = dataset.load(cfg, found, keep=False)
     else:
         print(f"No class folders below {cfg.data_dir}/: a run would write the synthetic set there.")
         with tempfile.TemporaryDirectory() as folder:
             demo.write(folder)
-            clips = load_data(replace(cfg, data_dir=folder), None)
-    run = start_or_continue(cfg, clips, device, runs.load_checkpoint(cfg.run_dir, put_aside=False))
-    vocoder, note = audio.load_vocoder(cfg, device, fetch=False)
-    print(note or f"Vocoder {vocoder.name}: loaded and tried.")
-    epoch, step, batches = run.epoch, run.step, Batches(clips, cfg, device)
-    x = torch.from_numpy(np.array(clips.mels[: cfg.batch_size])).to(device)
-    labels = batches.labels[: cfg.batch_size]
-    with runs.explain_memory(cfg):
+            there = replace(cfg, data_dir=folder)
+            clips = dataset.load(there, dataset.find_clips(there), keep=False)
+    with runs.explain_memory(_less_memory(cfg)):
+        state = runs.load_checkpoint(cfg.run_dir, put_aside=False)
+        run = start_or_continue(cfg, clips, device, state)
+        vocoder, note = audio.load_vocoder(cfg, device, fetch=False)
+        print(note or f"Vocoder {vocoder.name}: loaded and tried.")
+        epoch, step, batches = run.epoch, run.step, Batches(clips, cfg, device)
+        if epoch >= cfg.epochs:
+            print(f"{cfg.run_dir} is finished after epoch {epoch}. {_what_next(run)}")
+            return
+        x = torch.from_numpy(np.array(clips.data[: cfg.batch_size])).to(device)
+        labels = batches.labels[: cfg.batch_size]
         for _ in range(2):  # the first one also pays for warming up
             start = time.perf_counter()
+            run.step = cfg.critic_steps - 1  # the step that brings a generator update too
             run.sums = full_step(run, x, labels)
-            run.step_in_epoch = 1
+            run.step_in_epoch = run.generator_updates = 1
             read_means(run)  # waits for the device
             seconds = time.perf_counter() - start
-    steps = max(0, cfg.epochs * batches.steps - step)
-    sets = sum(is_sampled(cfg, e) for e in range(epoch + 1, cfg.epochs + 1))
-    print(_space(run, sets))
+    steps = cfg.epochs * batches.steps - step
+    sets = sum(cfg.is_sampled(e) for e in range(epoch + 1, cfg.epochs + 1))
+    weights = sum(p.numel() for net in (run.generator, run.critic) for p in net.parameters())
+    a_set = len(samples_of(run)) * (2 * cfg.wav_samples + 60_000)  # WAVs and pictures
+    # The cache; two checkpoints and the next one, each weights and Adam's two moments.
+    disk = 4 * len(clips) * math.prod(cfg.shape) + 3 * 3 * 4 * weights + sets * a_set
+    print(runs.space(device, disk, cfg.run_dir))
     print(
         f"Would train {cfg.recipe} into {cfg.run_dir} on {device}: epochs {epoch + 1} to "
         f"{cfg.epochs} of {batches.steps} steps, {sets} sets of samples.\n"
-        f"A step takes {seconds:.3g} s, the whole run about {_duration(steps * seconds)} and its "
-        "samples and checkpoints.\nNothing was written."
-    )
-
-
-def _space(run: Run, sets: int) -> str:
-    """Memory that a step took and disk that the run will take, each beside what is free."""
-    cfg, device = run.cfg, run.device
-    if device.type == "cuda":
-        used, free = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[0]
-        memory = f"GPU memory: {used / 2**30:.2f} GiB used at most, {free / 2**30:.1f} GiB free."
-    else:
-        free = runs.free_memory()
-        memory = f"Memory: {runs.peak_memory() / 2**30:.2f} GiB used at most"
-        memory += f", {free / 2**30:.1f} GiB free." if free else "."
-    weights = sum(p.numel() for net in (run.generator, run.critic) for p in net.parameters())
-    a_set = len(run.classes) * (2 * cfg.wav_samples + 60_000)  # a WAV and a picture a class
-    needed = 2 * 3 * 4 * weights + sets * a_set  # two checkpoints of weights, Adam
-    there = next(p for p in (cfg.run_dir.resolve(), *cfg.run_dir.resolve().parents) if p.exists())
-    free_disk = shutil.disk_usage(there).free
-    warning = " That is too little: choose another --output-dir." if needed > free_disk else ""
-    return (
-        f"{memory}\nDisk: the run needs about {needed / 2**20:.0f} MiB, {free_disk / 2**30:.1f} "
-        f"GiB are free below {there}.{warning}"
+        f"A step takes {seconds:.3g} s, the whole run about {runs.duration(steps * seconds)} and "
+        "its samples and checkpoints.\nNothing was written."
     )
 
 

@@ -16,7 +16,7 @@ from speechbrain.lobes.models.HifiGAN import mel_spectrogram
 
 import audio
 import config
-import train
+import dataset
 from audio import BadClip
 
 RATE = 22050
@@ -31,6 +31,11 @@ def encoded(wave: np.ndarray, rate: int = RATE, **how: str) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, rate, **({"format": "WAV"} | how))
     return buffer.getvalue()
+
+
+def one_clip(path: Path, rate: int, samples: int) -> tuple[np.ndarray, int, float]:
+    waves, found, seconds = audio.read_clips(path, rate, samples)
+    return waves[0], found, seconds
 
 
 def strongest(wave: np.ndarray, rate: int = RATE) -> float:
@@ -59,7 +64,7 @@ def test_mel_equals_speechbrains(default):
         compression=True,
         audio=wave,
     )
-    ours = audio.LogMel(default)(wave)
+    ours = audio.Transform(default)(wave)
     assert ours.shape == (2, *default.shape)
     torch.testing.assert_close(ours[:, 0], theirs, rtol=0, atol=1e-6)
     assert ours.min().item() == pytest.approx(-11.513, abs=1e-3)
@@ -71,7 +76,7 @@ def test_mel_to_sound_to_mel(default):
     t = np.arange(default.clip_samples) / RATE
     sweep = np.sin(2 * np.pi * (200 * t + 300 * t**2)) * (0.2 + 0.2 * np.sin(9 * t))
     wave = torch.from_numpy(sweep + 0.01 * rng.standard_normal(len(t))).float()[None]
-    transform = audio.LogMel(default)
+    transform = audio.Transform(default)
     mel = transform(wave)
     back = audio.GriffinLim(default, torch.device("cpu"))(mel)
     assert back.shape == (1, default.frames * default.hop)
@@ -119,7 +124,7 @@ FORMATS = [
 def test_formats(tmp_path, how):
     path = tmp_path / "sound.wav"  # under any name: the content decides
     path.write_bytes(encoded(tone(1000), **how))
-    wave, rate, seconds = audio.read_clip(path, RATE, 8192)
+    wave, rate, seconds = one_clip(path, RATE, 8192)
     assert wave.shape == (8192,)
     assert wave.dtype == np.float32
     assert rate == RATE
@@ -133,7 +138,7 @@ def test_formats(tmp_path, how):
 def test_rates_and_channels(tmp_path, rate, channels):
     path = tmp_path / "a.wav"
     path.write_bytes(encoded(tone(1000, 1.0, rate, channels), rate))
-    wave, found, _ = audio.read_clip(path, RATE, 16384)
+    wave, found, _ = one_clip(path, RATE, 16384)
     assert found == rate
     assert strongest(wave) == pytest.approx(1000, abs=5)
     middle = wave[2000:-2000]
@@ -142,14 +147,14 @@ def test_rates_and_channels(tmp_path, rate, channels):
 
 def test_resampling_lets_nothing_alias(tmp_path):
     (tmp_path / "a.wav").write_bytes(encoded(tone(15_000, 1.0, 44100), 44100))
-    wave, _, _ = audio.read_clip(tmp_path / "a.wav", RATE, 16384)
+    wave, _, _ = one_clip(tmp_path / "a.wav", RATE, 16384)
     assert np.abs(wave[2000:-2000]).max() < 1e-3  # above the new half rate: gone, not folded
 
 
 def test_cut_and_padded(tmp_path):
     (tmp_path / "a.wav").write_bytes(encoded(tone(500, 1.0)))
-    cut, _, _ = audio.read_clip(tmp_path / "a.wav", RATE, 1000)
-    padded, _, _ = audio.read_clip(tmp_path / "a.wav", RATE, 40_000)
+    cut, _, _ = one_clip(tmp_path / "a.wav", RATE, 1000)
+    padded, _, _ = one_clip(tmp_path / "a.wav", RATE, 40_000)
     np.testing.assert_allclose(cut, tone(500, 1.0)[:1000], atol=1e-4)
     assert np.abs(padded[20_000:22_050]).max() > 0.4
     assert not padded[22_050:].any()
@@ -199,12 +204,12 @@ def test_a_bad_file_has_a_reason(tmp_path, name):
     content, reason = HOSTILE[name]
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(BadClip, match=reason):
-        audio.read_clip(tmp_path / "a.wav", RATE, 8192)
+        one_clip(tmp_path / "a.wav", RATE, 8192)
 
 
 def test_a_header_that_promises_too_much_reads_what_is_there(tmp_path):
     (tmp_path / "a.wav").write_bytes(wav_header(RATE, 1, NOISE, frames=2**29))
-    wave, _, _ = audio.read_clip(tmp_path / "a.wav", RATE, 8192)
+    wave, _, _ = one_clip(tmp_path / "a.wav", RATE, 8192)
     assert wave[:2000].any()
     assert not wave[2000:].any()
 
@@ -214,7 +219,7 @@ def test_a_folder_or_a_dangling_link_under_a_sounds_name(tmp_path):
     (tmp_path / "b.wav").symlink_to(tmp_path / "gone")
     for name in ("a.wav", "b.wav"):
         with pytest.raises(BadClip, match="cannot be read"):
-            audio.read_clip(tmp_path / name, RATE, 8192)
+            one_clip(tmp_path / name, RATE, 8192)
 
 
 # ---- folders -------------------------------------------------------------------------------------
@@ -233,7 +238,7 @@ def test_what_is_found_and_what_is_not(tmp_path):
         *(".hidden/a.wav", "__MACOSX/dog/a.wav", "_background_noise_/a.wav", "dog/._a.wav"),
         *("dog/notes.txt", "cat/g.m4a", "loose.wav", "readme.txt"),
     )
-    found = audio.find_files(tmp_path)
+    found = dataset.find_files(tmp_path)
     assert found.files == [
         *("cat/d.mp3", "cat/e.AIFF", "cat/f.ogg", "dog/B.WAV", "dog/a.wav", "dog/deep/er/c.Flac"),
     ]
@@ -246,11 +251,38 @@ def test_what_is_found_and_what_is_not(tmp_path):
 
 def test_train_is_a_split_beside_splits_and_a_class_beside_classes(tmp_path):
     touch(tmp_path / "a", "train/dog/a.wav", "train/cat/a.wav", "test/dog/b.wav")
-    assert audio.find_files(tmp_path / "a").files == ["cat/a.wav", "dog/a.wav"]
+    assert dataset.find_files(tmp_path / "a").files == ["cat/a.wav", "dog/a.wav"]
     touch(tmp_path / "b", "train/steam/a.wav", "bus/a.wav")
-    assert audio.find_files(tmp_path / "b").files == ["bus/a.wav", "train/steam/a.wav"]
+    assert dataset.find_files(tmp_path / "b").files == ["bus/a.wav", "train/steam/a.wav"]
     touch(tmp_path / "c", "train/a.wav", "test/a.wav")
-    assert audio.find_files(tmp_path / "c").files == ["test/a.wav", "train/a.wav"]
+    assert dataset.find_files(tmp_path / "c").files == ["test/a.wav", "train/a.wav"]
+
+
+def test_split_folders_in_capitals(tmp_path):
+    touch(tmp_path, "Train/dog/a.wav", "Train/cat/a.wav", "Test/dog/a.wav")
+    assert dataset.find_files(tmp_path).files == ["cat/a.wav", "dog/a.wav"]
+
+
+def test_names_from_another_encoding(tmp_path):
+    """As a ZIP from another system leaves them: no valid UTF-8, and still a class."""
+    folder = os.fsencode(tmp_path) + b"/h\xfcnd"
+    os.mkdir(folder)
+    (tmp_path / "a.wav").write_bytes(encoded(tone(500)))
+    os.rename(tmp_path / "a.wav", folder + b"/b\xe4r.wav")
+    found = dataset.find_files(tmp_path)
+    (name,) = found.files
+    wave, _, _ = one_clip(found.root / name, RATE, 8192)
+    assert strongest(wave) == pytest.approx(500, abs=5)
+    audio.write_wav(found.root / found.folders[0] / "out.wav", torch.from_numpy(wave), RATE)
+
+
+def test_every_folder_without_a_usable_clip_is_said(small, sounds):
+    (sounds / "empty").mkdir()
+    touch(sounds, "apples/a.m4a")
+    found = dataset.find_files(sounds)
+    said = dataset.describe(dataset.load_clips(small, found), found)
+    assert "  apples: no usable clip" in said
+    assert "  empty: no usable clip" in said
 
 
 def test_links_are_followed_once(tmp_path):
@@ -259,14 +291,14 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "data" / "cat").symlink_to(tmp_path / "far")
     (tmp_path / "data" / "dog" / "up").symlink_to(tmp_path / "data" / "dog")
     touch(tmp_path / "data", "dog/b.wav")
-    assert audio.find_files(tmp_path / "data").files == ["cat/a.wav", "dog/b.wav"]
+    assert dataset.find_files(tmp_path / "data").files == ["cat/a.wav", "dog/b.wav"]
 
 
 def test_folds_are_pointed_out(small, sounds):
     for i, name in enumerate(("low", "mid", "high")):
         (sounds / name).rename(sounds / f"fold{i}")
-    found = audio.find_files(sounds)
-    assert "look like folds" in audio.describe(audio.load_clips(small, found), found)
+    found = dataset.find_files(sounds)
+    assert "look like folds" in dataset.describe(dataset.load_clips(small, found), found)
 
 
 # ---- the cache -----------------------------------------------------------------------------------
@@ -276,43 +308,43 @@ def test_folds_are_pointed_out(small, sounds):
 def decoded(monkeypatch) -> list[str]:
     """Names of the files that were decoded, in no order."""
     names: list[str] = []
-    read = audio.read_clip
+    read = audio.read_clips
 
     def counting(path, *rest):
         names.append(Path(path).name)
         return read(path, *rest)
 
-    monkeypatch.setattr(audio, "read_clip", counting)
+    monkeypatch.setattr(audio, "read_clips", counting)
     return names
 
 
 def test_decoded_once(small, decoded):
-    first = audio.load_clips(small, audio.find_files(small.data_dir))
+    first = dataset.load_clips(small, dataset.find_files(small.data_dir))
     assert len(decoded) == 18
-    assert first.mels.shape == (18, *small.shape)
+    assert first.data.shape == (18, *small.shape)
     decoded.clear()
-    second = audio.load_clips(small, audio.find_files(small.data_dir))
+    second = dataset.load_clips(small, dataset.find_files(small.data_dir))
     assert decoded == []
-    assert isinstance(second.mels, np.memmap)
-    assert np.array_equal(first.mels, second.mels)
+    assert isinstance(second.data, np.memmap)
+    assert np.array_equal(first.data, second.data)
     assert first.labels == second.labels
 
 
 def test_cache_holds_the_transform_of_each_file(small):
-    clips = audio.load_clips(small, audio.find_files(small.data_dir))
-    transform = audio.LogMel(small)
+    clips = dataset.load_clips(small, dataset.find_files(small.data_dir))
+    transform = audio.Transform(small)
     for index in (0, 7, 17):
         path = Path(small.data_dir) / clips.files[index]
-        wave, _, _ = audio.read_clip(path, small.sample_rate, small.clip_samples)
+        wave, _, _ = one_clip(path, small.sample_rate, small.clip_samples)
         expected = transform(torch.from_numpy(wave)[None])[0].numpy()
-        np.testing.assert_allclose(clips.mels[index], expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(clips.data[index], expected, rtol=0, atol=1e-5)
         assert clips.classes[clips.labels[index]] == path.parent.name
 
 
 def test_rebuilt_when_a_file_or_a_constant_changes(small, sounds, decoded):
     def load(cfg=small):
         decoded.clear()
-        return audio.load_clips(cfg, audio.find_files(cfg.data_dir))
+        return dataset.load_clips(cfg, dataset.find_files(cfg.data_dir))
 
     load()
     os.utime(sounds / "low" / "0.wav", (1, 1))
@@ -330,31 +362,32 @@ def test_rebuilt_when_a_file_or_a_constant_changes(small, sounds, decoded):
 
 @pytest.mark.parametrize("damage", ["cut", "garbled", "no meta"])
 def test_a_damaged_cache_is_rebuilt(small, decoded, damage):
-    whole = np.array(audio.load_clips(small, audio.find_files(small.data_dir)).mels)
+    whole = np.array(dataset.load_clips(small, dataset.find_files(small.data_dir)).data)
     (folder,) = small.cache_dir.iterdir()
     if damage == "cut":
-        os.truncate(folder / "mels.f32", 100)
+        os.truncate(folder / "clips.f32", 100)
     elif damage == "garbled":
         (folder / "meta.json").write_text('{"fingerprint"')
     else:
         (folder / "meta.json").unlink()
     decoded.clear()
-    again = audio.load_clips(small, audio.find_files(small.data_dir))
+    again = dataset.load_clips(small, dataset.find_files(small.data_dir))
     assert len(decoded) == 18
-    assert np.array_equal(again.mels, whole)
+    assert np.array_equal(again.data, whole)
 
 
 def test_many_threads_or_one_make_the_same_cache(small, tmp_path):
-    found = audio.find_files(small.data_dir)
-    one = audio.load_clips(replace(small, decode_threads=1), found)
+    found = dataset.find_files(small.data_dir)
+    one = dataset.load_clips(replace(small, decode_threads=1), found)
     many = replace(small, decode_threads=8, output_dir=str(tmp_path / "other"))
-    assert np.array_equal(one.mels, audio.load_clips(many, found).mels)
+    assert np.array_equal(one.data, dataset.load_clips(many, found).data)
 
 
 def test_the_report_counts_every_file(small, sounds, capsys):
     for number, (content, _) in enumerate(HOSTILE.values()):
         (sounds / "mid" / f"bad{number}.wav").write_bytes(content)
-    clips = train.load_data(small, small.run_dir)
+    clips = dataset.load(small, dataset.find_clips(small))
+    dataset.list_left_out(clips, small.run_dir)
     said = capsys.readouterr().out
     assert len(clips) == 18
     assert f"Left out: {len(HOSTILE)} files" in said

@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 import audio
+import dataset
 import demo
 from config import UserError
 
@@ -25,18 +26,18 @@ def test_deterministic_and_of_the_stated_form(tmp_path):
         wave = soundfile.read(tmp_path / "a" / name)[0]
         assert 0.01 < np.abs(wave).max() < 1
     assert "not recordings" in (tmp_path / "a" / demo.MARK).read_text()
-    assert audio.find_files(tmp_path / "a").files == [f.as_posix() for f in files]
+    assert dataset.find_files(tmp_path / "a").files == [f.as_posix() for f in files]
 
 
 def test_classes_differ_and_vary(default, tmp_path):
     """No two clips are alike, and still they are nearer to their own class than to others."""
     demo.write(tmp_path, clips=8)
-    transform = audio.LogMel(default)
+    transform = audio.Transform(default)
     features, labels = [], []
     for index, name in enumerate(demo.CLASSES):
         for path in sorted((tmp_path / name).iterdir()):
-            wave, _, _ = audio.read_clip(path, 22050, 64_000)
-            mel = transform(torch.from_numpy(wave)[None])[0, 0]
+            waves, _, _ = audio.read_clips(path, 22050, 64_000)
+            mel = transform(torch.from_numpy(waves))[0, 0]
             change = mel.diff(dim=1).abs().mean(1)
             features.append(torch.cat([mel.mean(1), mel.std(1), 4 * change]))
             labels.append(index)
@@ -50,8 +51,16 @@ def test_classes_differ_and_vary(default, tmp_path):
 
 
 def test_nobodys_sounds_are_replaced(tmp_path):
-    (tmp_path / "siren").mkdir()
-    (tmp_path / "siren" / "mine.wav").write_bytes(b"x")
-    with pytest.raises(UserError, match="the demo set would replace it"):
-        demo.write(tmp_path, clips=1)
-    assert (tmp_path / "siren" / "mine.wav").exists()
+    """Neither in a folder of the same name nor among clips that were made here before."""
+    (tmp_path / "a" / "siren").mkdir(parents=True)
+    (tmp_path / "a" / "siren" / "mine.wav").write_bytes(b"x")
+    demo.write(tmp_path / "b", clips=1)
+    (tmp_path / "b" / "siren" / "deeper").mkdir()
+    (tmp_path / "b" / "siren" / "deeper" / "mine.wav").write_bytes(b"x")
+    for folder, mine in (("a", "siren/mine.wav"), ("b", "siren/deeper/mine.wav")):
+        with pytest.raises(UserError, match="the demo set would replace"):
+            demo.write(tmp_path / folder, clips=1)
+        assert (tmp_path / folder / mine).exists()
+    demo.write(tmp_path / "c", clips=1)
+    demo.write(tmp_path / "c", clips=2)  # its own it may
+    assert len(list((tmp_path / "c").rglob("*.wav"))) == 10

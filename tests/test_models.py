@@ -9,7 +9,13 @@ from torch import nn
 import config
 import models
 
-COUNTS = {"sn-wgan-gp": (3_815_073, 1_028_449)}  # generator, critic, at 10 classes
+COUNTS = {  # generator, critic, at 10 classes
+    "sn-wgan-gp": (3_815_073, 1_028_449),
+    "cgan": (7_963_809, 1_415_521),
+    "frequency-quest": (5_235_873, 1_181_153),
+    "lofi-wgan": (14_789_058, 4_434_433),
+    "wavegan": (19_065_345, 17_427_969),
+}
 
 
 def count(network: nn.Module) -> int:
@@ -24,16 +30,17 @@ def test_parameter_counts_and_shapes(recipe):
     z, labels = torch.randn(2, cfg.latent_dim), torch.tensor([3, 9])
     x = generator(z, labels)
     assert x.shape == (2, *cfg.shape)
-    assert critic(x, labels).shape == (2,)
+    patches = {"cgan": (2, 7 * 31)}  # a 4 x 4 patch head on an 8 x 32 map
+    assert critic(x, labels).shape == patches.get(recipe, (2,))
 
 
 def test_initial_weights(default):
     generator, critic = models.build(default, 10)
     original = critic.rungs[2].parametrizations.weight.original
-    for weight in (generator.project.weight, generator.rungs[0].weight, original):
+    for weight in (generator.project[0].weight, generator.rungs[0].weight, original):
         assert weight.std().item() == pytest.approx(0.02, rel=0.02)
         assert abs(weight.mean().item()) < 1e-3
-    assert generator.project.bias.abs().max() == 0
+    assert generator.project[0].bias.abs().max() == 0
     assert generator.rungs[1].weight.eq(1).all()  # GroupNorm is left alone
 
 

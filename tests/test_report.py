@@ -16,7 +16,7 @@ def test_one_colour_scale_for_both_panels(default, tmp_path):
     quiet, loud = np.full((80, 352), -8.0), np.full((80, 352), -2.0)
     half = quiet.copy()
     half[:, 176:] = -2.0
-    report.draw_spectrograms(tmp_path / "a.png", {"x": half, "y": loud}, default)
+    report.draw_clips(tmp_path / "a.png", {"x": half, "y": loud}, default)
     picture = matplotlib.image.imread(tmp_path / "a.png")
     height, width = picture.shape[:2]
     row = picture[height // 2]
@@ -32,7 +32,7 @@ def test_one_colour_scale_for_both_panels(default, tmp_path):
 @pytest.mark.parametrize("hz", [250, 1000, 4000])
 def test_a_tone_lies_at_its_tick(default, hz):
     wave = torch.sin(2 * torch.pi * hz * torch.arange(default.clip_samples) / 22050)[None]
-    band = audio.LogMel(default)(wave)[0, 0, :, 100].argmax().item()
+    band = audio.Transform(default)(wave)[0, 0, :, 100].argmax().item()
     assert abs(report._band_of(hz, default) - (band + 0.5)) < 1
 
 

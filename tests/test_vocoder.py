@@ -145,6 +145,24 @@ def test_folders_that_are_none(default, hifigan, tmp_path):
     assert_falls_back(replace(default, vocoder=str(tmp_path / "broken")), "cannot load the folder")
 
 
+def test_weights_of_another_form_fall_back(default, hifigan, tmp_path):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    torch.save(
+        HifiganGenerator(**(SHAPE | {"in_channels": 100})).state_dict(), folder / "generator.ckpt"
+    )
+    text = (hifigan / "hyperparams.yaml").read_text().replace("in_channels: 80", "in_channels: 100")
+    (folder / "hyperparams.yaml").write_text(text)
+    assert_falls_back(replace(default, vocoder=str(folder)), "it loads but does not play")
+
+
+@pytest.mark.usefixtures("empty_cache")
+@pytest.mark.parametrize("address", ["hub.invalid", "http://hub.invalid", "nonsense://"])
+def test_addresses_that_are_none(default, monkeypatch, address):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    assert_falls_back(default, "the hub cannot be reached")
+
+
 def test_another_grid_names_the_constants(default, hifigan):
     cfg = replace(default, vocoder=str(hifigan), n_mels=64, f_max=11025.0)
     assert_falls_back(cfg, "n_mels = 64, not 80; f_max = 11025.0, not 8000.0")

@@ -1,0 +1,416 @@
+"""Class folders -> one decoded data set: found, decoded once in parallel, cached, reported.
+
+Every file that is left out has a reason, and the reasons are counted and listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+import audio
+import config
+import demo
+import runs
+from audio import BadClip
+from config import Config, UserError
+
+AUDIO_EXTENSIONS = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
+AUDIO_EXTENSIONS |= {".aif", ".aiff", ".aifc"}
+SPLITS = {"train", "val", "valid", "validation", "dev", "eval", "test"}
+TRANSFORM_CONSTANTS = (  # on which the decoded clips depend
+    *("representation", "cut", "sample_rate", "n_fft", "hop", "frames", "n_mels", "f_min", "f_max"),
+    *("mel_scale", "mel_norm", "power", "compression", "compression_constant"),
+)
+PART_CLIPS = 32  # most clips of a long recording that one thread decodes at a time
+CACHE_VERSION = 2  # raise it when the meaning of the cached numbers changes
+
+
+# ---- folders -> files ---------------------------------------------------------------------------
+# A class is a folder. What lies beside the folders, or below them in another format, is named in
+# the report: a person who sees "30 clips" of 32 must be able to find the two.
+
+
+@dataclass
+class Found:
+    """Audio files below a data folder, before any of them is opened."""
+
+    root: Path
+    files: list[str] = field(default_factory=list)  # relative to root, sorted: <class>/...
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # (relative path, reason)
+    folders: list[str] = field(default_factory=list)  # class folders, with a usable clip or without
+
+
+def find_files(data_dir: str | Path, loose: bool = False) -> Found:
+    """List the audio files of `data_dir/<class>/**`, or of `data_dir/train/<class>/**`.
+
+    With `loose` (for recipes that use no labels) also those that lie beside the class folders.
+
+    `train` is a split, and not a class, where it holds folders and stands beside nothing but other
+    splits. Hidden, `__MACOSX` and `_...` folders and hidden files are ignored; anything else in a
+    class folder that is no audio file lands in `left_out` with its reason. Links are followed, each
+    folder once.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        return Found(root)
+    train = [p for p in _folders(root) if p.name.lower() == "train" and _folders(p)]
+    if train and {p.name.lower() for p in _folders(root)} <= SPLITS:
+        root = train[0]
+    found = Found(root)
+    for entry in sorted(root.iterdir()):
+        if _ignored(entry.name):
+            continue
+        if entry.is_dir():
+            found.folders.append(entry.name)
+            _walk(entry, found)
+        elif entry.suffix.lower() in AUDIO_EXTENSIONS:
+            if loose:
+                found.files.append(entry.name)
+            else:
+                found.left_out.append((entry.name, "not in a class folder"))
+    return found
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+def _folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return [p for p in parent.iterdir() if p.is_dir() and not _ignored(p.name)]
+
+
+def _walk(folder: Path, found: Found) -> None:
+    def unreadable(error: OSError) -> None:
+        where = Path(error.filename).relative_to(found.root).as_posix()
+        found.left_out.append((where, f"cannot be read: {error.strerror}"))
+
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not _ignored(f))
+        for name in sorted(f for f in files if not f.startswith(".")):
+            path = Path(parent, name)
+            relative = path.relative_to(found.root).as_posix()
+            if path.suffix.lower() in AUDIO_EXTENSIONS:
+                found.files.append(relative)
+            else:
+                kind = path.suffix.lower() or "no extension"
+                found.left_out.append((relative, f"not a WAV, FLAC, OGG, MP3 or AIFF ({kind})"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some clips of one file, one after the other: what one thread decodes at a time."""
+
+    name: str  # relative path
+    first: int = 0  # number of its first clip within the file
+    count: int = 1
+
+
+def plan(cfg: Config, found: Found) -> list[Part]:
+    """What to decode: the beginning of each file, or all of it in consecutive clips.
+
+    The last clip of a file is zero-padded if it is at least half full, and dropped otherwise (a
+    file shorter than one clip always makes one).
+    """
+    if cfg.cut == "first":
+        return [Part(name) for name in found.files]
+    parts = []
+    for name in found.files:
+        try:
+            with audio.opened(found.root / name) as sound:
+                clips = max(1, round(sound.frames / sound.samplerate / cfg.clip_seconds))
+        except (BadClip, OSError, RuntimeError):
+            clips = 1  # decoding it will say what is wrong
+        for first in range(0, clips, PART_CLIPS):
+            parts.append(Part(name, first, min(PART_CLIPS, clips - first)))
+    return parts
+
+
+# ---- the cache ----------------------------------------------------------------------------------
+# One folder for each pair of data folder and spectrogram: the clips as raw float32, read through a
+# memory map, and meta.json, which says which files (path, size, time) they were made from.
+
+
+@dataclass
+class Clips:
+    """A decoded data set."""
+
+    data: np.ndarray  # (N, *cfg.shape) float32, usually a memory map
+    labels: list[int]  # N indices into classes
+    classes: list[str]
+    files: list[str]  # N paths below root
+    seconds: list[float]  # N durations: of the file, or of the clip where files are cut into many
+    rates: list[int]  # N sample rates of the files (Hz)
+    left_out: list[tuple[str, str]]  # (path below root, reason)
+    root: str
+    fingerprint: str  # of the files that were found, usable or not
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_clips(cfg: Config, found: Found, keep: bool = True) -> Clips:
+    """Decode every file of `found` and transform it, or open what an earlier run decoded.
+
+    With `keep` false (a dry run) nothing is written: all files are decoded and checked, and `data`
+    holds the first `batch_size` usable ones only. Raises UserError when the cache cannot be
+    written.
+    """
+    folder = cfg.cache_dir / _spectrogram_key(cfg, found.root)
+    fingerprint = _fingerprint(found)
+    cached = _open_cache(folder, cfg, fingerprint)
+    if cached is not None:
+        return cached
+    if not keep:
+        some: list[np.ndarray] = []
+        clips = _decode_all(
+            cfg, found, lambda x: some.append(x) if len(some) < cfg.batch_size else 0
+        )
+        clips.data = np.stack(some) if some else np.empty((0, *cfg.shape), np.float32)
+        return clips
+    try:
+        return _build_cache(folder, cfg, found, fingerprint)
+    except OSError as error:
+        raise UserError(
+            f"The decoded sounds cannot be kept in {folder} ({error}); free some space there or "
+            "choose another place with --output-dir."
+        ) from error
+
+
+def _build_cache(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob("*.tmp"):  # of runs that were killed while decoding
+        if time.time() - stale.stat().st_mtime > 86_400:
+            shutil.rmtree(stale, ignore_errors=True)
+    building = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    building.mkdir()
+    try:
+        with open(building / "clips.f32", "wb") as file:
+            clips = _decode_all(cfg, found, lambda x: file.write(x.tobytes()))
+        meta = {k: v for k, v in asdict(clips).items() if k != "data"}
+        (building / "meta.json").write_text(json.dumps(meta | {"fingerprint": fingerprint}))
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    cached = _open_cache(folder, cfg, fingerprint)
+    if cached is None:
+        raise OSError("the folder changed while it was written")
+    return cached
+
+
+def _open_cache(folder: Path, cfg: Config, fingerprint: str) -> Clips | None:
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        if meta["fingerprint"] != fingerprint:
+            return None
+        meta["left_out"] = [tuple(pair) for pair in meta["left_out"]]
+        shape = (len(meta["labels"]), *cfg.shape)
+        if (folder / "clips.f32").stat().st_size != 4 * int(np.prod(shape)):
+            return None
+        if shape[0] == 0:  # an empty file cannot be mapped
+            return Clips(data=np.empty(shape, np.float32), **meta)
+        return Clips(data=np.memmap(folder / "clips.f32", np.float32, "r", shape=shape), **meta)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _spectrogram_key(cfg: Config, root: Path) -> str:
+    parts = [CACHE_VERSION, str(root.resolve()), *(getattr(cfg, n) for n in TRANSFORM_CONSTANTS)]
+    return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _fingerprint(found: Found) -> str:
+    digest = hashlib.sha256(repr(found.left_out).encode(errors="backslashreplace"))
+    for name in found.files:
+        try:
+            stat = os.stat(found.root / name)
+            entry = (name, stat.st_size, stat.st_mtime_ns)
+        except OSError:  # a dangling link: it will be left out with this as its reason
+            entry = (name, None, None)
+        digest.update(repr(entry).encode(errors="backslashreplace"))
+    return digest.hexdigest()
+
+
+def _decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object]) -> Clips:
+    """Decode in parallel, in order; hand each usable clip `(*cfg.shape)` float32 to `keep`."""
+    clips = Clips(None, [], [], [], [], [], list(found.left_out), str(found.root), "")
+    parts = plan(cfg, found)
+    with tqdm(total=len(parts), desc="Decoding", unit="part", disable=not parts) as bar:
+        for part, result in _decode_in_order(cfg, found, parts):
+            bar.update()
+            if isinstance(result, BadClip):
+                clips.left_out.append((part.name, str(result)))
+                continue
+            data, silent, rate, seconds = result
+            for number, x in enumerate(data):
+                if silent[number]:
+                    at = (part.first + number) * cfg.clip_seconds
+                    where = f"{part.name} at {at:.1f} s" if cfg.cut == "consecutive" else part.name
+                    clips.left_out.append((where, audio.SILENT))
+                    continue
+                keep(x)
+                clips.files.append(part.name)
+                clips.rates.append(rate)
+                clips.seconds.append(seconds if cfg.cut == "first" else cfg.clip_seconds)
+    # Only folders with a usable clip become classes; the report names the others.
+    names = [_class_of(name) for name in clips.files]
+    clips.classes = sorted(set(names))
+    index = {name: i for i, name in enumerate(clips.classes)}
+    clips.labels = [index[name] for name in names]
+    return clips
+
+
+def _class_of(name: str) -> str:
+    folder, _, rest = name.partition("/")
+    return folder if rest else "(no class folder)"
+
+
+def _decode_in_order(
+    cfg: Config, found: Found, parts: list[Part]
+) -> Iterator[tuple[Part, tuple | BadClip]]:
+    """Yield (part, (data, silent, rate, seconds) or BadClip), decoding ahead, few parts at a time.
+
+    Threads are enough: soundfile, soxr and torch let go of the interpreter while they work. One
+    clip at a time through the transform: a batch of them leaves the processor's cache and is ten
+    times slower.
+    """
+    transform = audio.Transform(cfg)
+
+    @torch.inference_mode()
+    def decode(part: Part) -> tuple | BadClip:
+        path = found.root / part.name
+        try:
+            waves, rate, seconds = audio.read_clips(
+                path, cfg.sample_rate, cfg.clip_samples, part.first, part.count
+            )
+        except BadClip as reason:
+            return reason
+        silent = np.abs(waves).max(axis=1) < config.SILENCE
+        data = [transform(torch.from_numpy(wave)[None])[0].numpy() for wave in waves]
+        return data, silent, rate, seconds
+
+    threads = cfg.decode_threads or os.cpu_count() or 1
+    coming = iter(parts)
+    most = threads + (64 if cfg.cut == "first" else 4)  # parts of many clips: fewer of them
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[tuple[Part, Future]] = deque()
+        try:
+            while True:
+                for part in itertools.islice(coming, most - len(ahead)):
+                    ahead.append((part, pool.submit(decode, part)))
+                if not ahead:
+                    return
+                part, future = ahead.popleft()
+                yield part, future.result()
+        finally:  # on Ctrl-C, do not decode what nobody waits for
+            for _, future in ahead:
+                future.cancel()
+
+
+def describe(clips: Clips, found: Found) -> str:
+    """The report before epoch 1: classes, clips, seconds, rates, and what was left out and why."""
+    lines = [f"{len(clips)} clips in {len(clips.classes)} classes below {clips.root}"]
+    width = max((len(c) for c in clips.classes), default=0)
+    for index, name in enumerate(clips.classes):
+        own = [i for i, label in enumerate(clips.labels) if label == index]
+        total = sum(clips.seconds[i] for i in own)
+        rates = sorted({clips.rates[i] for i in own})
+        lines.append(
+            f"  {name:<{width}}  {len(own):>6} clips  {total:>9.1f} s  "
+            f"{', '.join(map(str, rates[:4]))}{', ...' if len(rates) > 4 else ''} Hz"
+        )
+    if all(re.fullmatch(r"fold[ _-]?\d+", name.lower()) for name in clips.classes):
+        lines.append(
+            "  These look like folds, not classes: sort the files into one folder a class."
+        )
+    empty = sorted(set(found.folders) - set(clips.classes))
+    for name in empty:
+        lines.append(f"  {name}: no usable clip, so it is no class of this run")
+    if clips.left_out:
+        lines.append(f"Left out: {len(clips.left_out)} files")
+        for reason, count in Counter(reason for _, reason in clips.left_out).most_common(8):
+            example = next(path for path, why in clips.left_out if why == reason)
+            lines.append(f"  {count} x {reason} (such as {example})")
+    return "\n".join(lines)
+
+
+# ---- all of it ----------------------------------------------------------------------------------
+
+
+def find_clips(cfg: Config) -> Found:
+    """The audio files of `data_dir`; raises UserError where there is nothing to train on."""
+    found = find_files(cfg.data_dir, loose=not cfg.conditional)
+    if found.files:
+        return found
+    if not found.root.is_dir() and cfg.data_dir != Config.data_dir:
+        raise UserError(f"data_dir = {cfg.data_dir!r}: there is no such folder (--data-dir).")
+    if found.left_out:
+        reasons = [f"{path}: {reason}" for path, reason in found.left_out[:3]]
+        raise UserError(
+            f"No sound in a class folder below {found.root}. Put the files of each class into a "
+            f"folder of its own, {found.root}/<class>/*.wav ({'; '.join(reasons)})."
+        )
+    return found
+
+
+def load(cfg: Config, found: Found, keep: bool = True) -> Clips:
+    """Decode `found` (or open the cache) and report; where it is empty, write the demo set first.
+
+    With `keep` false nothing is written. Raises UserError when what is left cannot be trained on.
+    """
+    if not found.files:
+        print(
+            f"No class folders below {cfg.data_dir}/: writing a synthetic set to learn with "
+            f"({len(demo.CLASSES)} classes, {config.DEMO_CLIPS} clips each). When you bring your "
+            f"own, put them into {cfg.data_dir}/<class>/ and delete these.",
+            flush=True,
+        )
+        demo.write(cfg.data_dir)
+        found = find_clips(cfg)
+    start = time.perf_counter()
+    clips = load_clips(cfg, found, keep=keep)
+    print(describe(clips, found))
+    if (found.root / demo.MARK).exists():
+        own = sorted(set(clips.classes) - set(demo.CLASSES))
+        beside = f", beside your {', '.join(own)}: delete the synthetic ones" if own else ""
+        print(
+            f"The folders named in {found.root / demo.MARK} are synthetic, not recordings{beside}."
+        )
+    print(f"Data ready in {time.perf_counter() - start:.2f} s", flush=True)
+    if len(clips) < cfg.batch_size:
+        raise UserError(
+            f"{len(clips)} usable clips below {found.root} are fewer than one batch of "
+            f"{cfg.batch_size}: bring more sounds, or lower batch_size "
+            f"(--batch-size {max(1, len(clips))})."
+        )
+    return clips
+
+
+def list_left_out(clips: Clips, run_dir: Path) -> None:
+    """Write every file that was left out, with its reason, to `left_out.csv` of a run."""
+    runs.write_csv(run_dir / "left_out.csv", [("file", "reason"), *clips.left_out])
+    if clips.left_out:
+        print(f"Every file left out, with its reason: {run_dir / 'left_out.csv'}")
