@@ -35,13 +35,8 @@ class Generator(nn.Module):
         channels, dims = cfg.generator_channels, len(cfg.shape) - 1
         self.num_classes = num_classes if cfg.conditional else 0
         self.base = (channels[0], *smallest_map(cfg, len(channels)))
-        self.scale = cfg.stride ** len(channels)
-        self.latent_dim = cfg.latent_dim
         self.output, self.output_range = cfg.output, cfg.output_range
         features = torch.Size(self.base).numel()
-
-        def norm(kind: str, count: int) -> list[nn.Module]:
-            return normalisation(kind, count, dims, cfg.norm_groups)
 
         def activation() -> nn.Module:
             return nn.ReLU() if cfg.generator_activation == "relu" else nn.LeakyReLU(SLOPE)
@@ -50,8 +45,7 @@ class Generator(nn.Module):
             nn.Linear(cfg.latent_dim + self.num_classes, features, bias=cfg.generator_bias)
         ]
         if cfg.project_activation:
-            if cfg.generator_norm != "none":
-                project += normalisation(cfg.generator_norm, features, 1, cfg.norm_groups)
+            project += normalisation(cfg.generator_norm, features, 1, cfg.norm_groups)
             project.append(activation())
         self.project = nn.Sequential(*project)
         rungs: list[nn.Module] = []
@@ -59,7 +53,7 @@ class Generator(nn.Module):
             rungs += upward(cfg, c_in, c_out, dims)
             last = number == len(channels)
             if not last or cfg.norm_output:
-                rungs += norm(cfg.generator_norm, c_out)
+                rungs += normalisation(cfg.generator_norm, c_out, dims, cfg.norm_groups)
             if not last:
                 rungs.append(activation())
             if number == cfg.attention:
