@@ -21,7 +21,7 @@ import torchaudio
 from torch import Tensor, nn
 
 import config
-from config import Config
+from config import Config, UserError
 
 SILENT = "silent (mixed to mono, it stays below -80 dBFS)"
 
@@ -90,6 +90,18 @@ def read_clips(
     if float(np.abs(out).max()) < config.SILENCE:
         raise BadClip(SILENT)
     return out.reshape(count, num_samples), rate, frames / rate
+
+
+def read_clip(cfg: Config, path: Path, number: int) -> Tensor:
+    """One clip `(clip_samples,)` that was decoded before; raises UserError where it has gone."""
+    try:
+        waves, _, _ = read_clips(path, cfg.sample_rate, cfg.clip_samples, number)
+    except BadClip as reason:
+        raise UserError(
+            f"{path} can no longer be read ({reason}), though it was part of the data set: bring "
+            "it back, or train without it in a run of its own (--run-name NAME)."
+        ) from reason
+    return torch.from_numpy(waves[0])
 
 
 def opened(path: str | Path) -> soundfile.SoundFile:

@@ -60,6 +60,41 @@ MAX_CHANNELS = 64
 MAX_AMPLITUDE = 1e3  # full scale is 1; a float file of int16 values passes 1 but is not audio
 SILENCE = 1e-4  # peak below which a clip is silent (-80 dBFS): three steps of a 16-bit file
 
+HOLD_OUT_FROM = 20  # clips of a class from which on some of them are held out
+HELD_OUT_AT_MOST = 0.25  # of a class, where whole sources make it more than was asked for
+
+# Scores: what the sounds are heard on, whatever the recipe, and the classifiers that hear them.
+SCORE_GRID = {
+    "sample_rate": 22050,
+    "n_fft": 1024,
+    "hop_length": 512,
+    "n_mels": 64,
+    "f_min": 20.0,
+    "f_max": 8000.0,
+    "power": 1.0,
+}
+SCORE_FLOOR = 1e-4
+SCORE_LEAST = 4  # sounds that are generated of the rarest class
+SCORE_DRAWS = 10  # subsets over which figures that depend on the number of sounds are averaged
+SCORE_BOOTSTRAP = 500  # draws of the kernel distance's interval
+SCORE_NEIGHBOUR = 5  # the k of density and coverage
+SCORE_DIRECTIONS = 1024  # of the sliced Wasserstein distance
+SCORE_GROUPS = 8  # pseudo-classes where there is only one class
+SCORE_FEW = 50  # clips below which a row is marked as uncertain
+SCORE_COLLAPSE = 0.3  # diversity of a class, as a share of real clips', below which it is named
+SCORE_COPY_Z = -3.0  # copying is named below this
+SCORE_REAL = 2000  # most training clips that are listened to
+SCORE_SEEDS = (0, 1, 2)  # one classifier each
+EAR_CHANNELS = (16, 32, 64, 128)
+EAR_DIM = 64
+EAR_DROPOUT = 0.3
+EAR_STEPS = 600
+EAR_BATCH = 32
+EAR_RATE = 3e-3
+EAR_DECAY = 0.05
+EAR_GAIN = 0.7  # nepers (6 dB)
+EAR_MASK = 0.25  # of the bands, and of the frames, at most
+
 DEMO_CLIPS = 32  # clips of each synthetic class
 DEMO_SEED = 0
 
@@ -95,8 +130,18 @@ class Config:
     """On CUDA: two runs with one seed are identical, and slower (the CPU always is identical)."""
     tf32: bool = True
     """On CUDA: let matrix units round float32 factors to TF32 (10-bit mantissa)."""
+    holdout: float = 0.1
+    """Share of each class (of 20 clips or more) to score against and not train on; 0: none."""
+    holdout_dir: str = ""
+    """Folder of class folders to score against; then all of DATA_DIR is trained on."""
+    score_every: int = 50
+    """Epochs between two scorings (one more is made after the last epoch); 0: never."""
+    score_clips: int = 16
+    """Sounds a class that are generated for a scoring."""
     decode_threads: int = 0
     """Threads that decode files the first time; 0: one a processor core."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (scalars, pictures, sounds) into RUN/tensorboard."""
     dry_run: bool = False
     """Check data, vocoder, memory and one step, say what a run would do and take, write nothing."""
 
@@ -226,6 +271,11 @@ class Config:
     def is_sampled(self, epoch: int) -> bool:
         """Whether a set of samples belongs to an epoch: first, last, every `sample_every`."""
         return epoch in (1, self.epochs) or (epoch > 0 and epoch % self.sample_every == 0)
+
+    def is_scored(self, epoch: int) -> bool:
+        """Whether scores belong to an epoch: the last and every `score_every` (0: none does)."""
+        every = self.score_every
+        return every > 0 and epoch > 0 and (epoch == self.epochs or epoch % every == 0)
 
     @property
     def cache_dir(self) -> Path:
@@ -579,11 +629,13 @@ SUMMARIES = {
 def must_match(a: dict, b: dict) -> list[str]:
     """Names of the constants that make two configurations different trainings.
 
-    Those are the recipe's fields (the ones without a default) except `epochs` and `vocoder`, and
-    the seed, which a continued run would silently ignore.
+    Those are the recipe's fields (the ones without a default) except `epochs` and `vocoder`; the
+    seed, which a continued run would silently ignore; and what is held out, which it must never
+    have seen.
     """
     recipe = [f.name for f in dataclasses.fields(Config) if f.default is dataclasses.MISSING]
-    names = [n for n in recipe if n not in ("epochs", "vocoder")] + ["seed"]
+    names = [n for n in recipe if n not in ("epochs", "vocoder")]
+    names += ["seed", "holdout", "holdout_dir"]
     return [n for n in names if _plain(a.get(n)) != _plain(b.get(n))]
 
 
@@ -669,6 +721,9 @@ def check(cfg: Config) -> None:
         need(math.isfinite(value) and value >= 0, name, "must be zero or a positive number")
     need(math.isfinite(cfg.label_map_scale), "label_map_scale", "must be a number")
     need(0 <= cfg.seed < 2**63, "seed", "must be a whole number from 0 to 2**63 - 1")
+    need(0 <= cfg.holdout <= 0.5, "holdout", "must be a share from 0 (none) to 0.5")
+    need(cfg.score_every >= 0, "score_every", "must be 0 (never) or more")
+    need(cfg.score_clips >= 2, "score_clips", "must be at least 2")
     need(cfg.decode_threads >= 0, "decode_threads", "must be 0 or more")
     need(all(0 <= b < 1 for b in cfg.betas), "betas", "must lie in [0, 1)")
     need(cfg.hop <= cfg.n_fft, "hop", f"must not exceed n_fft ({cfg.n_fft})")

@@ -5,6 +5,7 @@ Every file that is left out has a reason, and the reasons are counted and listed
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import itertools
 import json
@@ -13,9 +14,9 @@ import re
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ TRANSFORM_CONSTANTS = (  # on which the decoded clips depend
     *("mel_scale", "mel_norm", "power", "compression", "compression_constant"),
 )
 PART_CLIPS = 32  # most clips of a long recording that one thread decodes at a time
-CACHE_VERSION = 2  # raise it when the meaning of the cached numbers changes
+CACHE_VERSION = 3  # raise it when the meaning of the cached numbers changes
 
 
 # ---- folders -> files ---------------------------------------------------------------------------
@@ -161,6 +162,7 @@ class Clips:
     labels: list[int]  # N indices into classes
     classes: list[str]
     files: list[str]  # N paths below root
+    numbers: list[int]  # N numbers of the clip within its file, 0 where only its beginning is used
     seconds: list[float]  # N durations: of the file, or of the clip where files are cut into many
     rates: list[int]  # N sample rates of the files (Hz)
     left_out: list[tuple[str, str]]  # (path below root, reason)
@@ -256,7 +258,7 @@ def _fingerprint(found: Found) -> str:
 
 def _decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object]) -> Clips:
     """Decode in parallel, in order; hand each usable clip `(*cfg.shape)` float32 to `keep`."""
-    clips = Clips(None, [], [], [], [], [], list(found.left_out), str(found.root), "")
+    clips = Clips(None, [], [], [], [], [], [], list(found.left_out), str(found.root), "")
     parts = plan(cfg, found)
     with tqdm(total=len(parts), desc="Decoding", unit="part", disable=not parts) as bar:
         for part, result in _decode_in_order(cfg, found, parts):
@@ -273,6 +275,7 @@ def _decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object])
                     continue
                 keep(x)
                 clips.files.append(part.name)
+                clips.numbers.append(part.first + number)
                 clips.rates.append(rate)
                 clips.seconds.append(seconds if cfg.cut == "first" else cfg.clip_seconds)
     # Only folders with a usable clip become classes; the report names the others.
@@ -357,6 +360,187 @@ def describe(clips: Clips, found: Found) -> str:
     return "\n".join(lines)
 
 
+# ---- holding out --------------------------------------------------------------------------------
+# Scores need real clips that the networks never saw. Takes of one recording resemble each other far
+# more than two recordings do, so what is held out is whole sources wherever the names tell them.
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Where one real clip is on disk: its waveform is read again when it is scored against."""
+
+    path: Path
+    number: int  # of the clip within the file
+    label: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which clips are trained on, and which real sounds are for scoring only."""
+
+    training: np.ndarray  # indices into the clips, rising
+    held_out: list[Recording]
+    said: str  # one sentence: how many, by what rule
+
+
+def recordings(clips: Clips, rows: Iterable[int]) -> list[Recording]:
+    """Where the clips of these rows came from."""
+    root = Path(clips.root)
+    return [Recording(root / clips.files[i], clips.numbers[i], clips.labels[i]) for i in rows]
+
+
+# Forms of file names (without extension) that say where a clip was cut from, in this order; `s` is
+# the source. The last one is any name that ends in a counter.
+SOURCES = (
+    re.compile(r"(?P<s>\d-\d+)-[A-Z](-\d+)?"),  # ESC-50: fold-recording-take-class
+    re.compile(r"(?P<s>\d+)-\d+-\d+-\d+"),  # UrbanSound8K: recording-class-occurrence-slice
+    re.compile(r"(?P<s>[0-9a-f]+)_nohash_\d+"),  # Speech Commands: speaker
+    re.compile(r"(?P<s>.+)[-_ .]+\(?(\d+|[A-Za-z])\)?"),
+)
+
+
+def source_in_name(name: str) -> str:
+    """Source that a file's name tells, or the name itself: `dog/3-1234-B.wav` -> `3-1234`.
+
+    The class's own name is no part of it: `7/7_jackson_32.wav` and `8/8_jackson_5.wav` have one
+    speaker.
+    """
+    stem = Path(name).stem
+    match = next(filter(None, (form.fullmatch(stem) for form in SOURCES)), None)
+    if match is None:
+        return stem
+    label = _class_of(name)
+    return "-".join(part for part in re.split(r"[-_ .]+", match["s"]) if part != label)
+
+
+def source_in_folder(name: str) -> str:
+    """Folders between class and file, such as one a speaker or a fold; "" where there are none."""
+    return "/".join(Path(name).parts[1:-1])
+
+
+def hold_out(cfg: Config, clips: Clips) -> np.ndarray:
+    """Which clips are held out, as a mask `(N,)`: `cfg.holdout` of each class, never by chance.
+
+    Sources are taken whole, in an order that depends on their names alone: sub-folders of the class
+    folders where there are some, else what the file names tell, else single files; in consecutive
+    clips of few long files, the end of the class. A source that would take more than a quarter of a
+    class is passed over. Classes of fewer than 20 clips are left whole.
+    """
+    labels = np.array(clips.labels, int)
+    sizes = np.bincount(labels, minlength=len(clips.classes))
+    wanted = np.where(sizes >= config.HOLD_OUT_FROM, np.ceil(cfg.holdout * sizes), 0).astype(int)
+    most = np.maximum(wanted, (config.HELD_OUT_AT_MOST * sizes).astype(int))
+    held = np.zeros(len(clips), bool)
+    for source_of in (source_in_folder, source_in_name, str):
+        taken = np.bincount(labels[held], minlength=len(sizes))
+        open_classes = (taken == 0) & (wanted > 0)  # those no coarser rule could serve
+        sources: dict[str, list[int]] = {}
+        for index, name in enumerate(clips.files):
+            if not held[index]:
+                sources.setdefault(source_of(name), []).append(index)
+        for source in sorted(sources, key=_order):
+            counts = np.bincount(labels[sources[source]], minlength=len(sizes))
+            lacking = open_classes & (taken < wanted)
+            if source and (lacking & (counts > 0)).any() and (taken + counts <= most).all():
+                held[sources[source]] = True
+                taken += counts
+    for label in np.flatnonzero(wanted * (np.bincount(labels[held], minlength=len(sizes)) == 0)):
+        held[np.flatnonzero(labels == label)[-wanted[label] :]] = True  # one file of many clips
+    return held
+
+
+def _order(source: str) -> str:
+    return hashlib.sha256(source.encode(errors="surrogateescape")).hexdigest()
+
+
+def split(cfg: Config, clips: Clips, known: bool, keep: bool = True) -> Split:
+    """Part the clips into those to train on and those to score against.
+
+    With `known`, the run's own `held_out.csv` decides, and clips that came later are trained on
+    unless their source is held out: what was trained on once is never scored against. Without, that
+    list is written (`keep`). Raises UserError where less than a batch is left to train on, or
+    `holdout_dir` holds nothing to score against.
+    """
+    record = cfg.run_dir / "held_out.csv"
+    if cfg.holdout_dir:
+        apart = _from_folder(cfg, clips.classes, keep)
+        said = f"{len(apart)} clips of {cfg.holdout_dir} are for scoring only."
+        return _enough(cfg, clips, Split(np.arange(len(clips)), apart, said))
+    own = list(zip(clips.files, clips.numbers))
+    if known:
+        pairs, sources = _read_held_out(record)
+        held = [pair in pairs or source_in_name(pair[0]) in sources for pair in own]
+        mask = np.array(held, bool)
+    else:
+        mask = hold_out(cfg, clips)
+    apart = recordings(clips, np.flatnonzero(mask))
+    rest = {source_in_name(f) for f, out in zip(clips.files, mask) if not out}
+    if keep and not known:
+        listed = [own[i] for i in np.flatnonzero(mask)]
+        # A source is named where all of it is held out: then what comes of it later is, too.
+        rows = [(f, n, s if (s := source_in_name(f)) not in rest else "") for f, n in listed]
+        runs.write_csv(record, [("file", "clip", "source"), *rows])
+    return _enough(cfg, clips, Split(np.flatnonzero(~mask), apart, _said(cfg, clips, mask, known)))
+
+
+def _enough(cfg: Config, clips: Clips, parts: Split) -> Split:
+    if (count := len(parts.training)) >= cfg.batch_size:
+        return parts
+    apart = f" ({len(clips) - count} more are held out, --holdout 0)" if count < len(clips) else ""
+    raise UserError(
+        f"{count} usable clips below {clips.root}{apart} are fewer than one batch of "
+        f"{cfg.batch_size}: bring more sounds, or lower batch_size "
+        f"(--batch-size {max(1, count)})."
+    )
+
+
+def _said(cfg: Config, clips: Clips, mask: np.ndarray, known: bool) -> str:
+    if not mask.any():
+        why = "holdout = 0" if not cfg.holdout else f"no class has {config.HOLD_OUT_FROM} clips"
+        why = "this run trained on all of them" if known else why
+        return f"No clip is held out ({why}): scores will compare with the training clips."
+    held, rest = (
+        {source_in_name(f) for f, out in zip(clips.files, mask) if out == o} for o in (1, 0)
+    )
+    whole = "" if held & rest else f", {len(held)} whole sources by their names"
+    return f"{mask.sum()} of {len(clips)} clips are held out for the scores{whole}."
+
+
+def _from_folder(cfg: Config, classes: list[str], keep: bool) -> list[Recording]:
+    found = find_files(cfg.holdout_dir, loose=not cfg.conditional)
+    clips = load_clips(cfg, found, keep) if found.files else None
+    labels = {name: index for index, name in enumerate(classes)}
+    names = [clips.classes[k] for k in clips.labels] if clips else []
+    apart = [
+        replace(recording, label=labels[name])
+        for recording, name in zip(recordings(clips, range(len(names))) if clips else [], names)
+        if name in labels
+    ]
+    if not apart:
+        raise UserError(
+            f"holdout_dir = {cfg.holdout_dir!r}: holds no usable clip of the classes "
+            f"{', '.join(classes)} (--holdout-dir)."
+        )
+    if other := sorted(set(names) - set(classes)):
+        print(f"Of {cfg.holdout_dir}, {', '.join(other)} is no class of the run: left out.")
+    return apart
+
+
+def _read_held_out(record: Path) -> tuple[set[tuple[str, int]], set[str]]:
+    """Clips (file, number) and whole sources that a run's `held_out.csv` names."""
+    try:
+        with open(record, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {(r["file"], int(r["clip"])) for r in rows}, {r["source"] for r in rows} - {""}
+    except FileNotFoundError:  # a run that held nothing out
+        return set(), set()
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{record} is damaged ({error}): without it no one knows what this run never saw. "
+            "Copy it back from a backup, or start another run with --run-name NAME."
+        ) from error
+
+
 # ---- all of it ----------------------------------------------------------------------------------
 
 
@@ -400,12 +584,6 @@ def load(cfg: Config, found: Found, keep: bool = True) -> Clips:
             f"The folders named in {found.root / demo.MARK} are synthetic, not recordings{beside}."
         )
     print(f"Data ready in {time.perf_counter() - start:.2f} s", flush=True)
-    if len(clips) < cfg.batch_size:
-        raise UserError(
-            f"{len(clips)} usable clips below {found.root} are fewer than one batch of "
-            f"{cfg.batch_size}: bring more sounds, or lower batch_size "
-            f"(--batch-size {max(1, len(clips))})."
-        )
     return clips
 
 

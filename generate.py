@@ -9,16 +9,17 @@ are all one needs to keep or to pass on.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -47,13 +48,18 @@ class Options:
     latents, whose sounds follow one another; the network blends them where they meet."""
     out: str = ""
     """Folder to write to; empty: RUN/generated."""
+    weights: Literal["last", "best"] = "last"
+    """last: of the newest set of samples; best: of the scoring with the least kernel distance."""
     vocoder: str = ""
     """Hub name or folder of a HiFi-GAN, or griffin-lim; empty: the run's own."""
     device: str = "auto"
     """auto, cuda, cuda:1, cpu."""
 
 
-def load_run(run_dir: Path) -> tuple[Config, list[str], nn.Module]:
+WEIGHTS = {"last": "generator.safetensors", "best": "best.safetensors"}
+
+
+def load_run(run_dir: Path, weights: str = "last") -> tuple[Config, list[str], nn.Module]:
     """Constants, classes and trained generator (evaluation mode, on the CPU) of a run.
 
     Raises UserError where a file lacks, is damaged, or does not fit the other.
@@ -61,23 +67,30 @@ def load_run(run_dir: Path) -> tuple[Config, list[str], nn.Module]:
     content = runs.read_config(run_dir)
     cfg = config.from_dict(content["config"], str(run_dir / "config.json"))
     generator, _ = models.build(cfg, len(content["classes"]))
-    path = run_dir / "generator.safetensors"
+    path = run_dir / WEIGHTS[weights]
     try:
         generator.load_state_dict(load_file(path))
     except FileNotFoundError as error:
+        when = "the first samples" if weights == "last" else "the first scoring (score_every)"
         raise UserError(
-            f"{run_dir} holds no generator.safetensors yet: it is written with the first samples."
+            f"{run_dir} holds no {path.name} yet: it is written with {when}."
         ) from error
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path} is damaged or of another run ({error}).") from error
     return cfg, content["classes"], generator.eval()
 
 
+def trained(run_dir: Path, weights: str = "last") -> dict:
+    """What the weights of a run say of themselves: recipe, epoch and step."""
+    with safe_open(run_dir / WEIGHTS[weights], "pt") as file:
+        return json.loads(file.metadata()["trained"])
+
+
 def generate(options: Options) -> list[Path]:
     """Write `count` WAVs of each wanted class; returns their paths. Raises UserError."""
     if options.count < 1:
         raise UserError(f"count = {options.count}: must be at least 1 (--count).")
-    cfg, classes, generator = load_run(Path(options.run))
+    cfg, classes, generator = load_run(Path(options.run), options.weights)
     if options.label and options.label not in classes:
         near = (
             config.nearest(options.label, classes) if classes else "it was trained without labels."

@@ -9,6 +9,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import random
@@ -22,7 +23,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
+import soundfile
 import torch
 from tqdm.auto import tqdm
 
@@ -46,7 +49,8 @@ PACKAGES = ("torchaudio", "speechbrain", "librosa", "soundfile", "soxr", "numpy"
 def write_bytes(path: Path, content: bytes | memoryview, keep_as: str = "") -> None:
     """Replace a file by a whole new one; the old one is kept under the name `keep_as`, if given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp")
+    # By process: two runs may write the page over all runs, or a shared cache, at the same time.
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with open(unfinished, "wb") as file:
         file.write(content)
         file.flush()
@@ -63,11 +67,12 @@ def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 
-def save_checkpoint(run_dir: Path, state: dict) -> None:
+def save_checkpoint(run_dir: Path, state: dict, name: str = "last.pt") -> None:
     """Write `checkpoints/last.pt`; what was last becomes `previous.pt`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_bytes(run_dir / "checkpoints" / "last.pt", buffer.getbuffer(), keep_as="previous.pt")
+    keep_as = "previous.pt" if name == "last.pt" else ""
+    write_bytes(run_dir / "checkpoints" / name, buffer.getbuffer(), keep_as)
 
 
 def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
@@ -116,7 +121,8 @@ def forget_after(run_dir: Path, epoch: int, fresh: bool) -> None:
     if fresh and later:
         kept = next(p for n in range(1, 10**6) if not (p := run_dir / f"samples.old{n}").exists())
         samples.rename(kept)
-        (run_dir / "generator.safetensors").unlink(missing_ok=True)
+        for weights in ("generator.safetensors", "best.safetensors"):
+            (run_dir / weights).unlink(missing_ok=True)
         print(f"There is no checkpoint in {run_dir}: it begins anew; old samples are in {kept}.")
         return
     for path in later:
@@ -142,6 +148,8 @@ def locked(run_dir: Path) -> Iterator[None]:
                 ) from error
             except OSError:
                 pass
+        for stale in (*run_dir.glob("*.tmp"), *run_dir.glob("checkpoints/*.tmp")):  # of a kill
+            stale.unlink(missing_ok=True)
         yield
 
 
@@ -197,10 +205,15 @@ def git_revision() -> str | None:
 
 
 class Log:
-    """`log.csv`, one row an epoch; opening drops the rows after `epoch` (the checkpoint's)."""
+    """A CSV file with rows by epoch; opening drops those after `epoch` (the checkpoint's).
 
-    def __init__(self, path: Path, columns: Sequence[str], epoch: int) -> None:
-        self.path, self.columns = path, tuple(columns)
+    What is added also goes to `events`, if there are any.
+    """
+
+    def __init__(
+        self, path: Path, columns: Sequence[str], epoch: int, events: Events | None = None
+    ) -> None:
+        self.path, self.columns, self.events = path, tuple(columns), events
         self.rows: list[dict[str, float]] = []
         if path.exists():
             with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -216,6 +229,8 @@ class Log:
     def add(self, values: Mapping[str, float]) -> None:
         self.rows.append({name: _number(_text(values[name])) for name in self.columns})
         self._write()
+        if self.events:
+            self.events.scalars(self.path.stem, self.rows[-1])
 
     def _write(self) -> None:
         rows = [[_text(row[name]) for name in self.columns] for row in self.rows]
@@ -228,6 +243,38 @@ def _text(value: float) -> str:
 
 def _number(text: str) -> float:
     return int(text) if text.isdigit() else float(text)
+
+
+class Events:
+    """TensorBoard events of a run, in `tensorboard/`; a continued run hides what it does again.
+
+    Raises UserError where TensorBoard is not installed.
+    """
+
+    def __init__(self, run_dir: Path, epoch: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "tensorboard = True, but TensorBoard is not installed: pip install tensorboard, or "
+                "leave --tensorboard out."
+            ) from error
+        self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=epoch + 1)
+
+    def scalars(self, group: str, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            if name != "epoch" and math.isfinite(value):
+                self.writer.add_scalar(f"{group}/{name}", value, row["epoch"])
+        self.writer.flush()
+
+    def sounds(self, folder: Path, epoch: int) -> None:
+        """The WAVs and PNGs of one set of samples."""
+        for path in sorted(folder.glob("*.wav")):
+            wave, rate = soundfile.read(path, dtype="float32")
+            self.writer.add_audio(path.stem, torch.from_numpy(wave)[None], epoch, rate)
+            picture = matplotlib.image.imread(path.with_suffix(".png"))[..., :3]
+            self.writer.add_image(path.stem, picture, epoch, dataformats="HWC")
+        self.writer.flush()
 
 
 # ---- random states ------------------------------------------------------------------------------
@@ -262,6 +309,10 @@ def set_random_state(state: dict, device: torch.device) -> None:
 # ---- signals ------------------------------------------------------------------------------------
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal came while work was done that can simply be done again."""
+
+
 class StopSignal:
     """Turns Ctrl-C, SIGTERM and a closed terminal into a request (`name`) for the loop to honour.
 
@@ -270,6 +321,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.name = ""
+        self._at_once = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -285,9 +337,22 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it a signal raises Stopped: for work that a continued run simply does again."""
+        if self.name:
+            raise Stopped
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     def _ask(self, number: int, _: object) -> None:
         self.name = signal.Signals(number).name
         self.__exit__()
+        if self._at_once:
+            raise Stopped
         with suppress(OSError):  # the terminal may be gone
             tqdm.write(f"{self.name}: finishing this step and saving. Again to stop at once.")
 

@@ -13,6 +13,7 @@ diverged, 75 interrupted and saved: the same command continues.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sys
@@ -36,6 +37,7 @@ import demo
 import models
 import report
 import runs
+import scores
 from config import Config, UserError
 
 METRICS = (
@@ -77,9 +79,13 @@ class Batches:
     an epoch sees the batches it has not yet seen.
     """
 
-    def __init__(self, clips: dataset.Clips, cfg: Config, device: torch.device) -> None:
+    def __init__(
+        self, clips: dataset.Clips, rows: np.ndarray, cfg: Config, device: torch.device
+    ) -> None:
+        """`rows`: indices of the clips to train on."""
         self.seed, self.batch_size, self.device = cfg.seed, cfg.batch_size, device
-        self.steps = len(clips) // cfg.batch_size  # the last short batch is dropped
+        self.rows = torch.from_numpy(rows)
+        self.steps = len(rows) // cfg.batch_size  # the last short batch is dropped
         self.labels = torch.tensor(clips.labels, device=device)
         self.data = clips.data
         self.resident: Tensor | None = None
@@ -89,7 +95,7 @@ class Batches:
     def order(self, epoch: int) -> Tensor:
         """Indices `(steps, B)` of an epoch: where the clips are, so that no step waits for them."""
         generator = torch.Generator().manual_seed((self.seed + 1_000_003 * epoch) % 2**63)
-        shuffled = torch.randperm(len(self.labels), generator=generator)
+        shuffled = self.rows[torch.randperm(len(self.rows), generator=generator)]
         shuffled = shuffled[: self.steps * self.batch_size].view(self.steps, self.batch_size)
         return shuffled if self.resident is None else shuffled.to(self.device)
 
@@ -281,15 +287,20 @@ def full_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
 class Samples:
     """Writes the sets of sounds and pictures below `samples/`."""
 
-    def __init__(self, run: Run, clips: dataset.Clips, vocoder: audio.Vocoder) -> None:
+    def __init__(
+        self, run: Run, clips: dataset.Clips, rows: np.ndarray, vocoder: audio.Vocoder
+    ) -> None:
+        """`rows`: indices of the clips that are trained on; the real ones shown are of these."""
         cfg = run.cfg
         self.run, self.vocoder = run, vocoder
         self.folder = cfg.run_dir / "samples"
         self.names = samples_of(run)
         if cfg.conditional:
-            real = [clips.labels.index(k) for k in range(len(self.names))]
+            labels = np.array(clips.labels)[rows]
+            real = [rows[np.argmax(labels == k)] for k in range(len(self.names))]
         else:
-            real = [k * len(clips) // len(self.names) for k in range(len(self.names))]
+            real = [rows[k * len(rows) // len(self.names)] for k in range(len(self.names))]
+        self.recordings = dataset.recordings(clips, real)
         self.real = torch.from_numpy(np.array(clips.data[real]))  # (K, 1, *S)
         generator = torch.Generator().manual_seed(cfg.seed)
         self.z = draw_latents(cfg, len(self.names), generator).to(run.device)  # (K, latent_dim)
@@ -304,9 +315,11 @@ class Samples:
         return not between and run.cfg.is_sampled(run.epoch) and not self.path(run.epoch).is_dir()
 
     def write_real(self) -> None:
-        """One real clip a class through the vocoder: the best that the vocoder can do."""
+        """One real clip a class, and the same through the vocoder: the best that it can do."""
         panels = [{f"{name}: real": x[0].numpy()} for name, x in zip(self.names, self.real)]
-        self._write(self.folder / "real", self.real, panels)
+        self._write(self.folder / "real", self.vocoder(self.real), panels)
+        originals = [audio.read_clip(self.run.cfg, r.path, r.number) for r in self.recordings]
+        self._write(self.folder / "original", torch.stack(originals), [])
 
     def write(self) -> None:
         """What the generator makes now, each picture beside the real clip on one colour scale."""
@@ -316,15 +329,16 @@ class Samples:
             {f"{name}: real": x[0].numpy(), f"generated, epoch {run.epoch}": y[0].numpy()}
             for name, x, y in zip(self.names, self.real, fake)
         ]
-        self._write(self.path(run.epoch), fake, panels)
+        self._write(self.path(run.epoch), self.vocoder(fake), panels)
 
-    def _write(self, folder: Path, clips: Tensor, panels: list[dict[str, np.ndarray]]) -> None:
+    def _write(self, folder: Path, waves: Tensor, panels: list[dict[str, np.ndarray]]) -> None:
+        """Write `waves (K, L)` and their pictures, if there are any."""
         unfinished = folder.with_name(f".{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        waves = self.vocoder(clips)  # (K, T * hop)
-        for name, wave, panel in zip(self.names, waves, panels):
+        for name, wave in zip(self.names, waves):
             audio.write_wav(unfinished / f"{name}.wav", wave, self.run.cfg.sample_rate)
+        for name, panel in zip(self.names, panels):
             report.draw_clips(unfinished / f"{name}.png", panel, self.run.cfg)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
@@ -359,6 +373,65 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> Tensor:
     return fake
 
 
+# ---- scores -------------------------------------------------------------------------------------
+# Always of the same latents, and always with random states of their own: scoring changes nothing.
+
+
+def score(
+    cfg: Config, generator: nn.Module, vocoder: audio.Vocoder, yardstick: scores.Yardstick
+) -> dict:
+    """Generate, vocode and measure; returns the content of scores.json but for the epoch."""
+    device = next(generator.parameters()).device
+    labels = yardstick.labels  # (N,)
+    z = draw_latents(cfg, len(labels), torch.Generator().manual_seed(cfg.seed + 1))
+    parts = zip(z.split(config.VOCODER_BATCH), labels.split(config.VOCODER_BATCH))
+    waves = [vocoder(generate(generator, a.to(device), b.to(device))) for a, b in parts]
+    return yardstick.card(torch.cat(waves))
+
+
+class Scores:
+    """Scores a run on its cadence: scores.csv over epochs, scores.json, and the best weights."""
+
+    def __init__(
+        self,
+        run: Run,
+        clips: dataset.Clips,
+        split: dataset.Split,
+        vocoder: audio.Vocoder,
+        events: runs.Events | None = None,
+    ) -> None:
+        self.run, self.vocoder = run, vocoder
+        self._real = (clips, split)
+        self._yardstick: scores.Yardstick | None = None
+        path = run.cfg.run_dir / "scores.csv"
+        self.log = runs.Log(path, ("epoch", *scores.SCORES), run.epoch, events)
+
+    def lacking(self) -> bool:
+        """Whether the run's last finished epoch is to be scored and is not yet."""
+        run = self.run
+        known = any(row["epoch"] == run.epoch for row in self.log.rows)
+        return run.step_in_epoch == 0 and run.cfg.is_scored(run.epoch) and not known
+
+    def write(self) -> None:
+        """Score the generator; keep its state as the best if its kernel distance is the least."""
+        run, start = self.run, time.perf_counter()
+        if self._yardstick is None:  # minutes on a CPU: only when it is wanted
+            self._yardstick = scores.make_yardstick(run.cfg, *self._real, self.vocoder, run.device)
+        card = score(run.cfg, run.generator, self.vocoder, self._yardstick)
+        made = card["rows"][scores.GENERATED]
+        others = [row["kernel"] for row in self.log.rows]
+        if not others or made["kernel"] < min(others):
+            save_checkpoint(run, "best.pt")
+            save_generator(run, "best.safetensors")
+        row = {k: math.nan if v is None else v for k, v in made.items()}
+        self.log.add({"epoch": run.epoch} | row)
+        best = min(self.log.rows, key=lambda row: row["kernel"])
+        card["best"] = {k: best[k] for k in ("epoch", "kernel")}
+        card["seconds"] = time.perf_counter() - start
+        scores.write_card(run.cfg, run.epoch, run.step, "last", card)
+        tqdm.write(scores.in_short(run.epoch, card))
+
+
 # ---- checkpoints --------------------------------------------------------------------------------
 # What is saved is all that a step reads and changes; what can be derived from the constants (the
 # order of an epoch, the latents of the samples) is not.
@@ -367,15 +440,20 @@ NETWORKS = ("generator", "critic", "generator_optimiser", "critic_optimiser", "s
 COUNTERS = ("epoch", "step", "step_in_epoch", "generator_updates", "seconds", "data")
 
 
-def save_checkpoint(run: Run) -> None:
+def save_checkpoint(run: Run, name: str = "last.pt") -> None:
     state = {name: getattr(run, name).state_dict() for name in NETWORKS}
     state |= {name: getattr(run, name) for name in (*COUNTERS, "sums", "classes")}
     state |= {"config": config.to_dict(run.cfg), "random": runs.random_state(run.device)}
-    runs.save_checkpoint(run.cfg.run_dir, state)
+    runs.save_checkpoint(run.cfg.run_dir, state, name)
 
 
 def restore(run: Run, state: dict) -> None:
     """Put a run where a checkpoint left it; raises UserError naming whatever differs."""
+    if lacking := [n for n in (*NETWORKS, *COUNTERS, "sums", "random") if n not in state]:
+        raise UserError(
+            f"The checkpoint in {run.cfg.run_dir} was written by another version of this program "
+            f"(it lacks {', '.join(lacking)}): start another run with --run-name NAME."
+        )
     differing = config.must_match(state["config"], config.to_dict(run.cfg))
     changes = [f"{n} {state['config'].get(n)} -> {getattr(run.cfg, n)}" for n in differing]
     if state["classes"] != run.classes:
@@ -396,12 +474,13 @@ def restore(run: Run, state: dict) -> None:
     runs.set_random_state(state["random"], run.device)
 
 
-def save_generator(run: Run) -> None:
-    """Write `generator.safetensors`: the weights for use, beside config.json."""
+def save_generator(run: Run, name: str = "generator.safetensors") -> None:
+    """Write the weights for use, beside config.json."""
     weights = {k: v.detach().cpu().contiguous() for k, v in run.generator.state_dict().items()}
     # One entry: safetensors writes several in an order of its own, and equal runs would differ.
-    metadata = {"trained": f"{run.cfg.recipe}, epoch {run.epoch}, step {run.step}"}
-    runs.write_bytes(run.cfg.run_dir / "generator.safetensors", to_safetensors(weights, metadata))
+    about = {"recipe": run.cfg.recipe, "epoch": run.epoch, "step": run.step}
+    metadata = {"trained": json.dumps(about)}
+    runs.write_bytes(run.cfg.run_dir / name, to_safetensors(weights, metadata))
 
 
 # ---- train --------------------------------------------------------------------------------------
@@ -421,23 +500,27 @@ def train(cfg: Config) -> Run:
             run = start_or_continue(cfg, clips, device, state)
             runs.forget_after(cfg.run_dir, run.epoch, fresh=state is None)
             dataset.list_left_out(clips, cfg.run_dir)
+            split = dataset.split(cfg, clips, known=state is not None)
+            print(split.said, flush=True)
             vocoder, note = audio.load_vocoder(cfg, device)
             if note:
                 print(note, flush=True)
-            batches = Batches(clips, cfg, device)
-            samples = Samples(run, clips, vocoder)
-            log = runs.Log(
-                cfg.run_dir / "log.csv", ("epoch", "step", "seconds", *METRICS), run.epoch
-            )
+            batches = Batches(clips, split.training, cfg, device)
+            samples = Samples(run, clips, split.training, vocoder)
+            events = runs.Events(cfg.run_dir, run.epoch) if cfg.tensorboard else None
+            judge = Scores(run, clips, split, vocoder, events)
+            columns = ("epoch", "step", "seconds", *METRICS)
+            log = runs.Log(cfg.run_dir / "log.csv", columns, run.epoch, events)
             if not _has_real(samples, state):
                 samples.write_real()
             runs.write_config(cfg, run.classes, vocoder_used=vocoder.name, device=str(device))
             if samples.lacking():  # the run was stopped before they were whole
                 write_set(run, samples, log)
+            write_scores(run, judge, stop)
             if run.epoch >= cfg.epochs:
                 print(f"{cfg.run_dir} is finished after epoch {run.epoch}. {_what_next(run)}")
                 return run
-            train_epochs(run, batches, samples, log, stop)
+            train_epochs(run, batches, samples, judge, log, stop)
     print(
         f"Finished after epoch {run.epoch}: listen in {samples.path(run.epoch)}. {_what_next(run)}"
     )
@@ -460,12 +543,17 @@ def start_or_continue(
 
 
 def train_epochs(
-    run: Run, batches: Batches, samples: Samples, log: runs.Log, stop: runs.StopSignal
+    run: Run,
+    batches: Batches,
+    samples: Samples,
+    judge: Scores,
+    log: runs.Log,
+    stop: runs.StopSignal,
 ) -> None:
     """All epochs that are left, with their log rows, checkpoints and samples.
 
-    Log before checkpoint before samples: on continuing, a row too many is dropped and a set of
-    samples that lacks is made, so that a kill between any two of them loses nothing.
+    Log before checkpoint before samples before scores: on continuing, a row too many is dropped and
+    samples or scores that lack are made, so that a kill between any two of them loses nothing.
     """
     cfg = run.cfg
     total = run.step - run.step_in_epoch + (cfg.epochs - run.epoch) * batches.steps
@@ -484,6 +572,7 @@ def train_epochs(
                 raise _interrupted(run, stop)
             if samples.lacking():
                 write_set(run, samples, log)
+            write_scores(run, judge, stop)
 
 
 def train_epoch(run: Run, batches: Batches, bar: tqdm, stop: runs.StopSignal) -> None:
@@ -546,6 +635,21 @@ def write_set(run: Run, samples: Samples, log: runs.Log) -> None:
     if log.rows:
         report.draw_curves(run.cfg.run_dir / "losses.png", log.rows)
     samples.write()
+    if log.events:
+        log.events.sounds(samples.path(run.epoch), run.epoch)
+    report.write_pages(run.cfg.run_dir)
+
+
+def write_scores(run: Run, judge: Scores, stop: runs.StopSignal) -> None:
+    """Score where it is due. All is saved by then, so a signal need not wait for the end of it."""
+    if not judge.lacking():
+        return
+    try:
+        with stop.at_once():
+            judge.write()
+    except runs.Stopped:
+        raise _interrupted(run, stop) from None
+    report.write_pages(run.cfg.run_dir)
 
 
 # ---- what is said -------------------------------------------------------------------------------
@@ -618,7 +722,9 @@ def dry_run(cfg: Config) -> None:
         run = start_or_continue(cfg, clips, device, state)
         vocoder, note = audio.load_vocoder(cfg, device, fetch=False)
         print(note or f"Vocoder {vocoder.name}: loaded and tried.")
-        epoch, step, batches = run.epoch, run.step, Batches(clips, cfg, device)
+        epoch, step = run.epoch, run.step
+        split = dataset.split(cfg, clips, known=state is not None, keep=False)
+        batches = Batches(clips, split.training, cfg, device)
         if epoch >= cfg.epochs:
             print(f"{cfg.run_dir} is finished after epoch {epoch}. {_what_next(run)}")
             return

@@ -63,6 +63,7 @@ def shrunk(cfg: Config, data: Path, outputs: Path) -> Config:
         batch_size=4,
         epochs=4,
         sample_every=2,
+        score_every=0,
         generator_lr=1e-3,
         critic_lr=1e-3 if not wave else 1e-4,
     )

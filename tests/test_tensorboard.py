@@ -1,0 +1,44 @@
+"""TensorBoard events: only when asked for, and the same numbers as in the CSV files."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+import runs
+import train
+from config import Config, UserError
+
+
+def test_events_hold_scalars_pictures_and_sounds(small: Config) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cfg = replace(small, tensorboard=True)
+    train.train(replace(cfg, epochs=2))
+    train.train(cfg)  # continued: the events of both parts are one story
+    events = EventAccumulator(str(cfg.run_dir / "tensorboard"), {"scalars": 0, "audio": 0})
+    events.Reload()
+    logged = runs.Log(cfg.run_dir / "log.csv", ("epoch", "wasserstein"), 4).rows
+    seen = [(event.step, event.value) for event in events.Scalars("log/wasserstein")]
+    assert [step for step, _ in seen] == [1, 2, 3, 4]
+    assert [value for _, value in seen] == pytest.approx([row["wasserstein"] for row in logged])
+    assert set(events.Tags()["audio"]) == set(events.Tags()["images"]) == {"low", "mid", "high"}
+    sounds = events.Audio("low")
+    assert [sound.step for sound in sounds] == [1, 2, 4]
+    assert sounds[0].sample_rate == cfg.sample_rate
+
+
+def test_nothing_is_written_unasked(small: Config) -> None:
+    train.train(replace(small, epochs=1))
+    assert not (small.run_dir / "tensorboard").exists()
+
+
+def test_without_tensorboard_it_says_what_to_install(
+    small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        train.train(replace(small, tensorboard=True))
+    assert not (small.run_dir / "log.csv").exists()
