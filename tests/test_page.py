@@ -245,16 +245,14 @@ def test_a_click_plays_and_the_next_one_stops_it(opened, tmp_path):
     tab.locator("#position").evaluate("e => { e.value = .5; e.dispatchEvent(new Event('input')); }")
     assert tab.evaluate("audio.currentTime") == pytest.approx(1.5, abs=0.2)
     cell(tab, "a", "original").click()  # the same one again: it rests
-    assert tab.evaluate("audio.paused")
-    assert tab.locator(".playing").count() == 0
+    until(tab, "audio.paused && !document.querySelector('.playing')")
 
 
 def test_it_ends(opened, tmp_path):
     tab = opened(report.write_page(make_run(tmp_path / "run")))
     tab.evaluate("audio.addEventListener('ended', () => { window.ended = true; })")
     cell(tab, "b", "epoch 3").click()
-    until(tab, "window.ended")
-    assert tab.locator("#play").inner_text() == "Play"
+    until(tab, "window.ended && $('play').textContent === 'Play'")
 
 
 def test_arrows_walk_and_stop_at_the_edges(opened, tmp_path):
