@@ -28,6 +28,7 @@ NO_VOCODER = "none"  # for raw audio
 GRIFFIN_LIM_ITERATIONS = 64
 LIBROSA_ITERATIONS = 32
 MAX_SECONDS = 600  # longest sound that generate.py makes at a time
+SHOW_MEGABYTES = 24  # sounds and pictures that a notebook page embeds at most (report.show)
 UNCONDITIONAL_SAMPLES = 8  # sounds of a set where there are no classes
 RESTORED_PEAK = 0.7  # of sounds from spectrograms that know no level (-3 dBFS)
 VOCODER_BATCH = 16  # clips vocoded at a time: bounds memory when many are wanted

@@ -1,4 +1,4 @@
-"""Pictures of a run: spectrograms with Hz and seconds on the axes, and the curves of its log."""
+"""What one sees of a run: spectrograms with Hz and seconds, the curves of its log, its page."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import MaxNLocator
 
 from config import Config
+from page import show as show
+from page import write_overview as write_overview
+from page import write_page as write_page
 
 # Fonts that hold Chinese, Japanese and Korean, in order of preference; Matplotlib's own has none.
 CJK_FONTS = (
