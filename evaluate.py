@@ -23,7 +23,7 @@ import tyro
 import audio
 import dataset
 import generate
-import report
+import page
 import runs
 import scores
 import train
@@ -74,7 +74,7 @@ def evaluate(options: Options) -> dict:
     card["seconds"] = time.perf_counter() - start
     trained = generate.trained(run_dir, options.weights)
     scores.write_card(cfg, trained["epoch"], trained["step"], options.weights, card)
-    report.write_pages(run_dir)
+    page.write_pages(run_dir)
     return card
 
 

@@ -34,6 +34,12 @@ PLAYING = re.compile(r"epoch_(\d+)")  # a set of sounds below samples/
 # ---- what is written ----------------------------------------------------------------------------
 
 
+def write_pages(run_dir: Path) -> None:
+    """Write the page of a run and the one over all runs beside it."""
+    write_page(run_dir)
+    write_overview(Path(run_dir).resolve().parent)
+
+
 def write_page(run_dir: Path) -> Path:
     """Write `RUN/index.html` from the files of the run's folder; returns its path.
 

@@ -35,6 +35,7 @@ import config
 import dataset
 import demo
 import models
+import page
 import report
 import runs
 import scores
@@ -637,7 +638,7 @@ def write_set(run: Run, samples: Samples, log: runs.Log) -> None:
     samples.write()
     if log.events:
         log.events.sounds(samples.path(run.epoch), run.epoch)
-    report.write_pages(run.cfg.run_dir)
+    page.write_pages(run.cfg.run_dir)
 
 
 def write_scores(run: Run, judge: Scores, stop: runs.StopSignal) -> None:
@@ -649,7 +650,7 @@ def write_scores(run: Run, judge: Scores, stop: runs.StopSignal) -> None:
             judge.write()
     except runs.Stopped:
         raise _interrupted(run, stop) from None
-    report.write_pages(run.cfg.run_dir)
+    page.write_pages(run.cfg.run_dir)
 
 
 # ---- what is said -------------------------------------------------------------------------------
