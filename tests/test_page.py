@@ -247,6 +247,10 @@ def test_a_click_plays_and_the_next_one_stops_it(opened, tmp_path):
     assert tab.evaluate("audio.currentTime") == pytest.approx(1.5, abs=0.2)
     cell(tab, "a", "original").click()  # the same one again: it rests
     until(tab, "audio.paused && !document.querySelector('.playing')")
+    cell(tab, "a", "original").click()
+    plays(tab, "/samples/original/a.wav")
+    tab.keyboard.press("ArrowRight")  # to walk away is to stop
+    until(tab, "audio.paused && !document.querySelector('.playing')")
 
 
 def test_it_ends(opened, tmp_path):
