@@ -31,10 +31,25 @@ import distances
 import runs
 from config import Config
 
-SCORES = (  # one row of figures; also the columns of scores.csv
-    *("accuracy", "frechet", "kernel", "kernel_low", "kernel_high", "density", "coverage"),
-    *("inception", "cas", "copy_ratio", "copy_z", "diversity", "sliced", "silent", "clipped"),
-)
+MEANINGS = {  # one row of figures; also the columns of scores.csv
+    "accuracy": "share of sounds heard as the class they were meant to be; higher is better",
+    "frechet": "distance of means and covariances of embeddings; lower is better",
+    "kernel": "100 times the unbiased kernel distance of embeddings; 0: no difference",
+    "kernel_low": "lower end of its 95 % bootstrap interval",
+    "kernel_high": "upper end of its 95 % bootstrap interval",
+    "density": "how many real neighbourhoods a sound lies in, over 5; about 1 for real sounds",
+    "coverage": "share of real training clips with a sound nearby; higher is better",
+    "inception": "clear opinions on each sound, different ones overall: 1 to the number of classes",
+    "cas": "accuracy, on unseen real sounds, of a classifier that learnt from these",
+    "copy_ratio": "distance to the nearest training clip, over that of unseen real sounds",
+    "copy_z": "rank test of the same; under -3, sounds lie suspiciously near",
+    "diversity": "distance between sounds of a class, over that of training clips; 0: equal",
+    "sliced": "distance of log-mel statistics that no classifier had a say in; lower is better",
+    "silent": "share of silent sounds",
+    "clipped": "share of sounds with ten samples or more at full scale",
+}
+SCORES = tuple(MEANINGS)
+HEADLINE = ("accuracy", "frechet", "kernel", "coverage", "cas")  # the ones to look at first
 REAL, SEEN, GENERATED = "held-out real", "real, trained on", "generated"
 ROUND_TRIP = "{}, through the vocoder"
 VERSION = 1  # raise it when the meaning of a kept yardstick changes
@@ -329,6 +344,8 @@ class Yardstick:
             "few": [name for name, size in sizes.items() if size < config.SCORE_FEW],
             "per_class": table,
             "notes": self._notes(made, table),
+            "headline": HEADLINE,
+            "meanings": MEANINGS,
         }
 
     def _notes(self, made: dict, table: dict) -> list[str]:
@@ -493,9 +510,7 @@ def in_short(epoch: int, card: dict) -> str:
     """The figures that matter most in one line, each with that of unseen real sounds."""
     made, real = list(card["rows"].values())[:2]
     figures = [
-        f"{name} {made[name]:.3g} ({real[name]:.3g})"
-        for name in ("accuracy", "frechet", "kernel", "coverage", "cas")
-        if made[name] is not None
+        f"{name} {made[name]:.3g} ({real[name]:.3g})" for name in HEADLINE if made[name] is not None
     ]
     of = list(card["rows"])[1]
     return f"Scores after epoch {epoch} (in brackets: {of}): {', '.join(figures)}"

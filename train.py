@@ -319,8 +319,11 @@ class Samples:
         """One real clip a class, and the same through the vocoder: the best that it can do."""
         panels = [{f"{name}: real": x[0].numpy()} for name, x in zip(self.names, self.real)]
         self._write(self.folder / "real", self.vocoder(self.real), panels)
-        originals = [audio.read_clip(self.run.cfg, r.path, r.number) for r in self.recordings]
-        self._write(self.folder / "original", torch.stack(originals), [])
+        clips = torch.stack(
+            [audio.read_clip(self.run.cfg, r.path, r.number) for r in self.recordings]
+        )
+        rest = self.run.cfg.wav_samples - clips.shape[1]  # as long as what comes of a vocoder
+        self._write(self.folder / "original", nn.functional.pad(clips, (0, rest)), [])
 
     def write(self) -> None:
         """What the generator makes now, each picture beside the real clip on one colour scale."""

@@ -58,10 +58,11 @@ def test_the_folder_of_a_run(whole):
     cfg, folder = whole.cfg, whole.cfg.run_dir
     assert folder == Path(cfg.output_dir) / "sn-wgan-gp"
     sets = sorted(p.name for p in (folder / "samples").iterdir())
-    assert sets == ["epoch_0001", "epoch_0002", "epoch_0004", "real"]
+    assert sets == ["epoch_0001", "epoch_0002", "epoch_0004", "original", "real"]
     for name in sets:
         files = sorted(p.name for p in (folder / "samples" / name).iterdir())
-        assert files == sorted(f"{c}.{e}" for c in ("high", "low", "mid") for e in ("wav", "png"))
+        endings = ("wav",) if name == "original" else ("wav", "png")
+        assert files == sorted(f"{c}.{e}" for c in ("high", "low", "mid") for e in endings)
         for path in (folder / "samples" / name).glob("*.wav"):
             info = soundfile.info(path)
             assert (info.frames, info.samplerate, info.channels) == (32 * 64, 8000, 1)
@@ -138,7 +139,8 @@ def test_a_signal_finishes_the_step_saves_and_continues_bit_for_bit(
 def test_samples_leave_every_random_state_as_it_was(small):
     run = train.Run.start(small, ["high", "low", "mid"], torch.device("cpu"))
     clips = dataset.load_clips(small, dataset.find_files(small.data_dir))
-    samples = train.Samples(run, clips, audio.GriffinLim(small, run.device))
+    rows = np.arange(len(clips))
+    samples = train.Samples(run, clips, rows, audio.GriffinLim(small, run.device))
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     samples.write_real()
     samples.write()
@@ -161,10 +163,12 @@ def test_random_states_come_back_from_a_checkpoint(tmp_path):
 
 def test_every_clip_once_an_epoch_in_another_order(small):
     clips = dataset.load_clips(small, dataset.find_files(small.data_dir))
-    batches = train.Batches(clips, small, torch.device("cpu"))
+    rows = np.delete(np.arange(18), 7)  # one is held out
+    batches = train.Batches(clips, rows, small, torch.device("cpu"))
     first, second = batches.order(0), batches.order(1)
-    assert first.shape == (4, 4)  # 18 clips, the last short batch dropped
+    assert first.shape == (4, 4)  # 17 clips, the last short batch dropped
     assert len(set(first.flatten().tolist())) == 16
+    assert 7 not in torch.cat([batches.order(epoch) for epoch in range(9)])
     assert not torch.equal(first, second)
     assert torch.equal(first, batches.order(0))
     x, labels = batches.get(first[0])
@@ -440,7 +444,7 @@ BASE = config.RECIPES["sn-wgan-gp"]
 
 def test_exit_codes(small, capsys, monkeypatch):
     assert train.main(command(small, "--epochs", "1")) == 0
-    assert train.main(command(small, "--batch-size", "64")) == 2
+    assert train.main(command(small, "--batch-size", "64", "--run-name", "large")) == 2
     assert "Error: 18 usable clips" in capsys.readouterr().err
     stop_after(2, monkeypatch)
     assert train.main(command(small, "--epochs", "9")) == 75
