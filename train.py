@@ -176,6 +176,9 @@ class Run:
         """Seed every random state and build the networks and their optimisers."""
         runs.seed_everything(cfg.seed)
         networks = [net.to(device) for net in models.build(cfg, len(classes))]
+        if device.type == "cpu" and cfg.representation == "mel":
+            # Channels last: a processor's convolutions and above all their gradients are quicker.
+            networks = [net.to(memory_format=torch.channels_last) for net in networks]
         # Each network has a learning rate of its own (two time scales, Heusel et al. 2017).
         rates = (cfg.generator_lr, cfg.critic_lr)
         optimisers = [build_optimiser(cfg, net, rate) for net, rate in zip(networks, rates)]
