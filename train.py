@@ -213,7 +213,7 @@ def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     """One critic update on `real (B, 1, *S)`; returns the first four METRICS, detached."""
     cfg, critic = run.cfg, run.critic
     with torch.no_grad(), run.mixed_precision():  # a source of clips only: no graph of it
-        fake = run.generator(run.latents(len(real)), labels).float()
+        fake = run.generator(run.latents(len(real)), labels).to(real.dtype)
     penalty = torch.zeros((), device=run.device)
     # Cached: one power iteration and one set of normalised weights for penalty and scores alike.
     with parametrize.cached():
@@ -224,7 +224,7 @@ def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
                 scores = critic(real, labels), critic(fake, labels)
             else:  # one pass is quicker, and exact where each clip is judged by itself
                 scores = critic(torch.cat([real, fake]), torch.cat([labels, labels])).chunk(2)
-    on_real, on_fake = (score.float() for score in scores)
+    on_real, on_fake = (score.to(real.dtype) for score in scores)
     loss = critic_loss(cfg, on_real, on_fake) + penalty
     norm = _update(run, critic, run.critic_optimiser, loss)
     if cfg.objective == "wgan-clip":  # Arjovsky, Chintala & Bottou 2017, algorithm 1
@@ -247,8 +247,8 @@ def generator_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
         score = run.critic(fake, labels)
     l1 = torch.zeros((), device=run.device)
     if cfg.l1_weight:
-        l1 = nn.functional.l1_loss(fake.float(), real)
-    loss = generator_loss(cfg, score.float()) + cfg.l1_weight * l1
+        l1 = nn.functional.l1_loss(fake.to(real.dtype), real)
+    loss = generator_loss(cfg, score.to(real.dtype)) + cfg.l1_weight * l1
     norm = _update(run, run.generator, run.generator_optimiser, loss)
     run.critic.requires_grad_(True)
     return torch.stack([loss, l1, norm]).detach()

@@ -1,0 +1,92 @@
+"""What makes a step quick changes none of its numbers: it equals the plain one, as its benchmark
+assumes; and the benchmark itself runs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import shrunk
+
+import config
+import train
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import plain
+import speed
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", config.RECIPES)
+def test_the_step_equals_the_plain_one(name, double, sounds, tmp_path):
+    """Two steps from one state and noise, in double precision: what both networks make of the same
+    input agrees to 1e-8 of its largest value.
+
+    Left out is what draws noise of its own in each pass: dropout and phase shuffle. The plain step
+    iterates spectral norm in every pass, ours once an update: it is iterated until it stands still,
+    and compared after one update of each network, before the two find other ways to the same norm.
+    """
+    cfg = shrunk(config.RECIPES[name], sounds, tmp_path)
+    cfg = replace(cfg, critic_dropout=(), phase_shuffle=0, seed=1)
+    steps = 2
+    if cfg.spectral_norm:
+        cfg, steps = replace(cfg, critic_steps=1), 1
+    fast, slow = (train.Run.start(cfg, ["a", "b"], torch.device("cpu")) for _ in range(2))
+    x = torch.rand(4, *cfg.shape) * 2 - 1
+    labels = torch.tensor([0, 1, 0, 1])
+    for run in (fast, slow):
+        for _ in range(300 if cfg.spectral_norm else 0):
+            run.critic(x, labels)
+    pair = plain.optimisers(slow)
+    for step in range(steps):
+        torch.manual_seed(step)
+        fast.step = cfg.critic_steps - 1  # the step that brings a generator update too
+        train.full_step(fast, x, labels)
+        torch.manual_seed(step)
+        plain.step(slow, pair, x, labels)
+    before = train.Run.start(cfg, ["a", "b"], torch.device("cpu"))
+    z = fast.latents(4)
+    for network in ("generator", "critic"):
+        start, a, b = (
+            getattr(run, network)(z if network == "generator" else x, labels)
+            for run in (before, fast, slow)
+        )
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-8 * float(b.detach().abs().max()))
+        assert (start - a).abs().max() > 1e-3 * a.abs().max()  # and it did learn something
+
+
+def test_the_benchmark_measures_both_steps(sounds, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "RECIPES", {"cgan": shrunk(config.CGAN, sounds, tmp_path)})
+    figure = tmp_path / "speed.png"
+    arguments = ["--data-dir", str(sounds), "--recipes", "cgan", "--turns", "2"]
+    monkeypatch.setattr(
+        sys, "argv", ["speed.py", *arguments, "--batches", "4", "8", "--figure", str(figure)]
+    )
+    speed.main()
+    said = capsys.readouterr().out
+    assert "decoded the first time" in said
+    assert [row.split()[:2] for row in said.splitlines() if row.startswith("cgan  ")][-2:] == [
+        ["cgan", "4"],
+        ["cgan", "8"],
+    ]
+    assert figure.stat().st_size > 3000
+
+
+def test_the_ratio_is_of_steps_that_followed_each_other():
+    row = speed.Row(
+        "cgan", 8, plain=[2.0, 6.0, 3.0], fast=[1.0, 2.0, 2.0], flops=10**9, peak_gflops=1
+    )
+    assert row.ratios == [2.0, 3.0, 1.5]
+    cells = dict(zip(speed.HEADS, row.cells()))
+    assert cells["ratio"] == "2.00 (1.50 to 3.00)"
+    assert cells["clips/s"] == "4"
+    assert cells["of the floor"] == "50%"
