@@ -266,7 +266,7 @@ class Config:
     precision: Literal["fp32", "bf16", "fp16"]
     """Of the forward passes, the gradient penalty excepted; fp16 is for CUDA only."""
     batch_size: int
-    """Clips a step; the last short batch of an epoch is dropped."""
+    """Clips a step, of all ranks together; the last short batch of an epoch is dropped."""
 
     @property
     def run_dir(self) -> Path:

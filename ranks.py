@@ -15,6 +15,7 @@ In a single process every function here does nothing, or merely the work that it
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -104,11 +105,14 @@ def _everyone_there() -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # gloo and NCCL have no kind of error of their own
         time.sleep(config.RANKS_LINGER)
         if several() and rank():
             raise Ended(Lost.exit_code) from error
-        reason = str(error).strip().splitlines()[0]
+        # Without gloo's file name in front and its advice behind.
+        reason = re.sub(r"^\[\S+\]\s*", "", str(error).strip()).partition("\n")[0].split(". ")[0]
         raise Lost(
             f"another rank has ended or cannot be reached ({reason}). Its own message, or "
             "torchrun's, says why; the same command continues from the last checkpoint."
@@ -302,7 +306,8 @@ def from_others(ask: Callable[..., T], *arguments: object) -> list[T]:
     """What `ask(*arguments)` returns on ranks 1, 2, ..., on rank 0; [] elsewhere."""
     if world() == 1:
         return []
+    own = ask(*arguments) if rank() else None
     answers = None if rank() else [None] * world()
     with _everyone_there():
-        dist.gather_object(ask(*arguments) if rank() else None, answers, dst=0)
+        dist.gather_object(own, answers, dst=0)
     return answers[1:] if answers else []

@@ -11,7 +11,7 @@ run. `train()` at the end ties them together.
 In several processes (`ranks.py`) each computes a part of every batch, and rank 0 does the rest.
 
 Exit codes: 0 finished, 2 something to mend before training (data, constants, disk), 3 the numbers
-diverged, 75 interrupted and saved: the same command continues.
+diverged, 75 interrupted and saved: the same command continues; 1 a fault, or another rank is gone.
 """
 
 from __future__ import annotations
