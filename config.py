@@ -96,6 +96,9 @@ EAR_DECAY = 0.05
 EAR_GAIN = 0.7  # nepers (6 dB)
 EAR_MASK = 0.25  # of the bands, and of the frames, at most
 
+RANKS_PATIENCE = 4 * 3600  # s that ranks wait for rank 0, which decodes or scores meanwhile
+RANKS_LINGER = 3.0  # s for the rank that knows the reason to end first: torchrun reports that one
+
 DEMO_CLIPS = 32  # clips of each synthetic class
 DEMO_SEED = 0
 
@@ -263,7 +266,7 @@ class Config:
     precision: Literal["fp32", "bf16", "fp16"]
     """Of the forward passes, the gradient penalty excepted; fp16 is for CUDA only."""
     batch_size: int
-    """Clips a step; the last short batch of an epoch is dropped."""
+    """Clips a step, of all ranks together; the last short batch of an epoch is dropped."""
 
     @property
     def run_dir(self) -> Path:

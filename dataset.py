@@ -201,6 +201,22 @@ def load_clips(cfg: Config, found: Found, keep: bool = True) -> Clips:
         ) from error
 
 
+def open_clips(cfg: Config, root: str, fingerprint: str) -> Clips:
+    """What another process has decoded of `root` (both are fields of its Clips).
+
+    Raises UserError where that is not to be seen from here.
+    """
+    folder = cfg.cache_dir / _spectrogram_key(cfg, Path(root))
+    clips = _open_cache(folder, cfg, fingerprint)
+    if clips is None:
+        raise UserError(
+            f"The decoded sounds that rank 0 keeps in {folder} are not to be seen from here: all "
+            "machines need output_dir, under the same path, on a file system that they share "
+            "(--output-dir)."
+        )
+    return clips
+
+
 def _build_cache(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob("*.tmp"):  # of runs that were killed while decoding

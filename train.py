@@ -1,14 +1,17 @@
 """Learn your sounds: folders of WAVs in, new sounds out.
 
     python train.py [RECIPE] [--field value ...]
+    torchrun --nproc-per-node N train.py [RECIPE] [--field value ...]
 
 From top to bottom the way of the data: files become one tensor on the device; a batch of it and
 fresh latents go through the losses; the steps turn losses into updates; every few epochs fixed
 latents become pictures and WAVs; a checkpoint holds everything that makes a continued run the same
 run. `train()` at the end ties them together.
 
+In several processes (`ranks.py`) each computes a part of every batch, and rank 0 does the rest.
+
 Exit codes: 0 finished, 2 something to mend before training (data, constants, disk), 3 the numbers
-diverged, 75 interrupted and saved: the same command continues.
+diverged, 75 interrupted and saved: the same command continues; 1 a fault, or another rank is gone.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,7 @@ import dataset
 import demo
 import models
 import page
+import ranks
 import report
 import runs
 import scores
@@ -170,6 +174,7 @@ class Run:
     generator_updates: int = 0  # in this epoch
     seconds: float = 0.0  # spent on this epoch
     data: str = ""  # fingerprint of the files
+    others: list[dict] = field(default_factory=list)  # random states of ranks 1, 2, ..., on rank 0
 
     @classmethod
     def start(cls, cfg: Config, classes: list[str], device: torch.device) -> Run:
@@ -258,6 +263,7 @@ def _update(run: Run, network: nn.Module, optimiser: torch.optim.Optimizer, loss
     """Backward and one optimiser step; returns the norm of the whole gradient."""
     optimiser.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()
+    ranks.average(network)  # before the scaler looks: all ranks take this step or none does
     run.scaler.unscale_(optimiser)
     norm = get_total_norm([p.grad for p in network.parameters()])
     run.scaler.step(optimiser)
@@ -451,6 +457,7 @@ def save_checkpoint(run: Run, name: str = "last.pt") -> None:
     state = {name: getattr(run, name).state_dict() for name in NETWORKS}
     state |= {name: getattr(run, name) for name in (*COUNTERS, "sums", "classes")}
     state |= {"config": config.to_dict(run.cfg), "random": runs.random_state(run.device)}
+    state |= {"random_others": run.others}
     runs.save_checkpoint(run.cfg.run_dir, state, name)
 
 
@@ -498,40 +505,71 @@ def train(cfg: Config) -> Run:
 
     Raises UserError (something to mend), Diverged, or Interrupted after saving.
     """
-    device = runs.pick_device(cfg)
-    found = dataset.find_clips(cfg)
-    with runs.locked(cfg.run_dir):
-        clips = dataset.load(cfg, found)
-        state = runs.load_checkpoint(cfg.run_dir)
+    device = ranks.after_first(runs.pick_device, ranks.placed(cfg))
+    ranks.compute_on(device)
+    found = ranks.first_alone(dataset.find_clips, cfg)
+    with ranks.first_holds(runs.locked, cfg.run_dir):
+        clips = load_clips(cfg, found)
+        state = ranks.on_first(runs.load_checkpoint, cfg.run_dir)
         with runs.StopSignal() as stop, runs.explain_memory(_less_memory(cfg)):
-            run = start_or_continue(cfg, clips, device, state)
-            runs.forget_after(cfg.run_dir, run.epoch, fresh=state is None)
-            dataset.list_left_out(clips, cfg.run_dir)
-            split = dataset.split(cfg, clips, known=state is not None)
-            print(split.said, flush=True)
-            vocoder, note = audio.load_vocoder(cfg, device)
-            if note:
-                print(note, flush=True)
+            run = ranks.after_first(start_or_continue, cfg, clips, device, state)
+            ranks.broadcast(run.generator, run.critic)
+            run.others = ranks.from_others(runs.random_state, device)
+            split = ranks.on_first(make_room, run, clips, state)
             batches = Batches(clips, split.training, cfg, device)
-            samples = Samples(run, clips, split.training, vocoder)
-            events = runs.Events(cfg.run_dir, run.epoch) if cfg.tensorboard else None
-            judge = Scores(run, clips, split, vocoder, events)
-            columns = ("epoch", "step", "seconds", *METRICS)
-            log = runs.Log(cfg.run_dir / "log.csv", columns, run.epoch, events)
-            if not _has_real(samples, state):
-                samples.write_real()
-            runs.write_config(cfg, run.classes, vocoder_used=vocoder.name, device=str(device))
-            if samples.lacking():  # the run was stopped before they were whole
-                write_set(run, samples, log)
-            write_scores(run, judge, stop)
+            desk = ranks.first_alone(Desk.of, run, clips, split, state)
+            ranks.first_alone(write_what_lacks, run, desk, stop)
             if run.epoch >= cfg.epochs:
                 print(f"{cfg.run_dir} is finished after epoch {run.epoch}. {_what_next(run)}")
                 return run
-            train_epochs(run, batches, samples, judge, log, stop)
-    print(
-        f"Finished after epoch {run.epoch}: listen in {samples.path(run.epoch)}. {_what_next(run)}"
-    )
+            train_epochs(run, batches, desk, stop)
+    if desk:
+        place = desk.samples.path(run.epoch)
+        print(f"Finished after epoch {run.epoch}: listen in {place}. {_what_next(run)}")
     return run
+
+
+def load_clips(cfg: Config, found: dataset.Found | None) -> dataset.Clips:
+    """The data set: rank 0 decodes `found` where need be, then the others open what it keeps."""
+    clips = ranks.first_alone(dataset.load, cfg, found)
+    where = ranks.from_first((clips.root, clips.fingerprint) if clips is not None else None)
+    return dataset.open_clips(cfg, *where) if clips is None else clips
+
+
+def make_room(run: Run, clips: dataset.Clips, state: dict | None) -> dataset.Split:
+    """Clear the run's folder of what comes after its checkpoint; part the clips."""
+    cfg = run.cfg
+    runs.forget_after(cfg.run_dir, run.epoch, fresh=state is None)
+    dataset.list_left_out(clips, cfg.run_dir)
+    split = dataset.split(cfg, clips, known=state is not None)
+    print(split.said, flush=True)
+    return split
+
+
+@dataclass
+class Desk:
+    """What a run is written with, at rank 0; the others have none."""
+
+    samples: Samples
+    judge: Scores
+    log: runs.Log
+
+    @classmethod
+    def of(cls, run: Run, clips: dataset.Clips, split: dataset.Split, state: dict | None) -> Desk:
+        """Load the vocoder, open the log and write what does not change: real clips, constants."""
+        cfg = run.cfg
+        vocoder, note = audio.load_vocoder(cfg, run.device)
+        if note:
+            print(note, flush=True)
+        samples = Samples(run, clips, split.training, vocoder)
+        events = runs.Events(cfg.run_dir, run.epoch) if cfg.tensorboard else None
+        judge = Scores(run, clips, split, vocoder, events)
+        columns = ("epoch", "step", "seconds", *METRICS)
+        log = runs.Log(cfg.run_dir / "log.csv", columns, run.epoch, events)
+        if not _has_real(samples, state):
+            samples.write_real()
+        runs.write_config(cfg, run.classes, vocoder_used=vocoder.name, device=str(run.device))
+        return cls(samples, judge, log)
 
 
 def start_or_continue(
@@ -546,40 +584,35 @@ def start_or_continue(
         if run.data != clips.fingerprint:
             print("The files are not those of the checkpoint: it goes on with what is there now.")
     run.data = clips.fingerprint
+    own_noise(run, state)
     return run
 
 
-def train_epochs(
-    run: Run,
-    batches: Batches,
-    samples: Samples,
-    judge: Scores,
-    log: runs.Log,
-    stop: runs.StopSignal,
-) -> None:
-    """All epochs that are left, with their log rows, checkpoints and samples.
+def own_noise(run: Run, state: dict | None) -> None:
+    """Give ranks 1, 2, ... random states of their own: the saved ones, if so many were saved."""
+    if not (rank := ranks.rank()):
+        return
+    runs.seed_everything(ranks.noise_seed(run.cfg.seed, run.step))
+    saved = state.get("random_others", []) if state else []  # older checkpoints have none
+    if rank <= len(saved):
+        runs.set_random_state(saved[rank - 1], run.device)
 
-    Log before checkpoint before samples before scores: on continuing, a row too many is dropped and
-    samples or scores that lack are made, so that a kill between any two of them loses nothing.
-    """
+
+def train_epochs(run: Run, batches: Batches, desk: Desk | None, stop: runs.StopSignal) -> None:
+    """All epochs that are left, with what is written after each."""
     cfg = run.cfg
     total = run.step - run.step_in_epoch + (cfg.epochs - run.epoch) * batches.steps
-    with tqdm(total=total, initial=run.step, unit="step", mininterval=0.5) as bar:
+    quiet = ranks.rank() > 0
+    with tqdm(total=total, initial=run.step, unit="step", mininterval=0.5, disable=quiet) as bar:
         while run.epoch < cfg.epochs:
             train_epoch(run, batches, bar, stop)
-            means = read_means(run)
+            means = ranks.on_first(read_means, run)
             run.epoch += 1
-            log.add({"epoch": run.epoch, "step": run.step, "seconds": run.seconds} | means)
+            row = {"epoch": run.epoch, "step": run.step, "seconds": run.seconds} | means
             run.step_in_epoch, run.generator_updates, run.seconds = 0, 0, 0.0
             run.sums.zero_()
-            last = run.epoch == cfg.epochs
-            if last or stop.name or run.epoch % cfg.checkpoint_every == 0:
-                save_checkpoint(run)
-            if stop.name and not last:
-                raise _interrupted(run, stop)
-            if samples.lacking():
-                write_set(run, samples, log)
-            write_scores(run, judge, stop)
+            run.others = ranks.from_others(runs.random_state, run.device)
+            ranks.first_alone(write_epoch, run, desk, stop, row)
 
 
 def train_epoch(run: Run, batches: Batches, bar: tqdm, stop: runs.StopSignal) -> None:
@@ -588,30 +621,30 @@ def train_epoch(run: Run, batches: Batches, bar: tqdm, stop: runs.StopSignal) ->
     The running means are read from the device and shown once a second; that is also when numbers
     that are none are found. Raises Diverged; Interrupted after saving.
     """
-    order = batches.order(run.epoch)
+    order = batches.order(run.epoch)  # of all ranks: what is seen does not depend on their number
     bar.set_description(f"Epoch {run.epoch + 1}/{run.cfg.epochs}")
     before, began, first = run.seconds, time.perf_counter(), run.step
     shown = began
     while run.step_in_epoch < batches.steps:
-        run.sums += full_step(run, *batches.get(order[run.step_in_epoch]))
+        indices = ranks.own_part(order[run.step_in_epoch])
+        run.sums += ranks.mean(full_step(run, *batches.get(indices)))
         run.step += 1
         run.step_in_epoch += 1
         now = time.perf_counter()
         run.seconds = before + now - began
         # Before anything is shown: the terminal may have been closed by what stops the run.
-        if stop.name and run.step_in_epoch < batches.steps:
-            read_means(run)  # never save what has diverged
-            save_checkpoint(run)
-            save_generator(run)
-            raise _interrupted(run, stop)
-        if now - shown > 1 or run.step_in_epoch == batches.steps:
+        asked, look = ranks.agree(stop.name, now - shown > 1)
+        if asked and run.step_in_epoch < batches.steps:
+            run.others = ranks.from_others(runs.random_state, run.device)
+            ranks.first_alone(save_and_stop, run, asked)
+        if look or run.step_in_epoch == batches.steps:
             shown = now
-            means = read_means(run)
+            means = ranks.on_first(read_means, run)
             with suppress(OSError):
                 bar.set_postfix(_in_short(means), refresh=False)
         with suppress(OSError):
             bar.update()
-            if run.device.type == "cpu" and bar.n - bar.initial == 3:
+            if not bar.disable and run.device.type == "cpu" and bar.n - bar.initial == 3:
                 bar.write(_estimate(run, batches.steps, (now - began) / (run.step - first)))
 
 
@@ -636,6 +669,37 @@ def read_means(run: Run) -> dict[str, float]:
     return means
 
 
+def save_and_stop(run: Run, signal: str) -> None:
+    """In the middle of an epoch: raises Interrupted after saving."""
+    read_means(run)  # never save what has diverged
+    save_checkpoint(run)
+    save_generator(run)
+    raise _interrupted(run, signal)
+
+
+def write_epoch(run: Run, desk: Desk, stop: runs.StopSignal, row: dict[str, float]) -> None:
+    """What is written after an epoch; `row` is its row of the log.
+
+    Log before checkpoint before samples before scores: on continuing, a row too many is dropped and
+    samples or scores that lack are made, so that a kill between any two of them loses nothing.
+    """
+    cfg = run.cfg
+    desk.log.add(row)
+    last = run.epoch == cfg.epochs
+    if last or stop.name or run.epoch % cfg.checkpoint_every == 0:
+        save_checkpoint(run)
+    if stop.name and not last:
+        raise _interrupted(run, stop.name)
+    write_what_lacks(run, desk, stop)
+
+
+def write_what_lacks(run: Run, desk: Desk, stop: runs.StopSignal) -> None:
+    """The samples and the scores that are due and not there, of this epoch or a stopped run's."""
+    if desk.samples.lacking():
+        write_set(run, desk.samples, desk.log)
+    write_scores(run, desk.judge, stop)
+
+
 def write_set(run: Run, samples: Samples, log: runs.Log) -> None:
     """What a listener gets every few epochs: weights for use, curves, sounds and pictures."""
     save_generator(run)
@@ -655,7 +719,7 @@ def write_scores(run: Run, judge: Scores, stop: runs.StopSignal) -> None:
         with stop.at_once():
             judge.write()
     except runs.Stopped:
-        raise _interrupted(run, stop) from None
+        raise _interrupted(run, stop.name) from None
     page.write_pages(run.cfg.run_dir)
 
 
@@ -702,10 +766,9 @@ def _less_memory(cfg: Config) -> str:
     )
 
 
-def _interrupted(run: Run, stop: runs.StopSignal) -> Interrupted:
+def _interrupted(run: Run, signal: str) -> Interrupted:
     return Interrupted(
-        f"{stop.name} after step {run.step}: saved in {run.cfg.run_dir}; the same command "
-        "continues."
+        f"{signal} after step {run.step}: saved in {run.cfg.run_dir}; the same command continues."
     )
 
 
@@ -761,8 +824,8 @@ def dry_run(cfg: Config) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    with runs.friendly() as outcome:
-        cfg = config.parse(argv)
+    with runs.friendly() as outcome, ranks.group():
+        cfg = ranks.on_first(lambda: ranks.checked(config.parse(argv)))
         dry_run(cfg) if cfg.dry_run else train(cfg)
     return outcome.code
 

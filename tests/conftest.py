@@ -21,8 +21,11 @@ def default() -> Config:
 
 @pytest.fixture
 def sounds(tmp_path: Path) -> Path:
+    return tones(tmp_path / "data")
+
+
+def tones(folder: Path) -> Path:
     """Three classes of six clips: a tone each, half a second at 8 kHz, with noise of its own."""
-    folder = tmp_path / "data"
     rng = np.random.default_rng(0)
     for name, hz in {"low": 300, "mid": 900, "high": 2500}.items():
         (folder / name).mkdir(parents=True)
