@@ -23,6 +23,7 @@ import tyro
 import audio
 import dataset
 import generate
+import models
 import page
 import runs
 import scores
@@ -70,7 +71,7 @@ def evaluate(options: Options) -> dict:
     if note:
         print(note, flush=True)
     yardstick = scores.make_yardstick(cfg, clips, split, vocoder, device)
-    card = train.score(cfg, generator.to(device), vocoder, yardstick)
+    card = train.score(cfg, models.place(generator, device), vocoder, yardstick)
     card["seconds"] = time.perf_counter() - start
     trained = generate.trained(run_dir, options.weights)
     scores.write_card(cfg, trained["epoch"], trained["step"], options.weights, card)

@@ -112,7 +112,7 @@ def generate(options: Options) -> list[Path]:
         tf32=False,
     )
     device = runs.pick_device(cfg)
-    generator.to(device)
+    models.place(generator, device)
     vocoder, note = audio.load_vocoder(cfg, device)
     if note:
         print(note, file=sys.stderr)

@@ -209,3 +209,12 @@ def initialise(network: nn.Module, std: float) -> None:
 def build(cfg: Config, num_classes: int) -> tuple[Generator, Critic]:
     """The recipe's generator and critic for `num_classes` classes, initialised, on the CPU."""
     return Generator(cfg, num_classes), Critic(cfg, num_classes)
+
+
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, with its kernels in the order that is quick there.
+
+    On a CPU that is channels last (of two-dimensional ones): above all gradients come sooner.
+    """
+    layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
+    return network.to(device, memory_format=layout)

@@ -180,10 +180,7 @@ class Run:
     def start(cls, cfg: Config, classes: list[str], device: torch.device) -> Run:
         """Seed every random state and build the networks and their optimisers."""
         runs.seed_everything(cfg.seed)
-        networks = [net.to(device) for net in models.build(cfg, len(classes))]
-        if device.type == "cpu" and cfg.representation == "mel":
-            # Channels last: a processor's convolutions and above all their gradients are quicker.
-            networks = [net.to(memory_format=torch.channels_last) for net in networks]
+        networks = [models.place(net, device) for net in models.build(cfg, len(classes))]
         # Each network has a learning rate of its own (two time scales, Heusel et al. 2017).
         rates = (cfg.generator_lr, cfg.critic_lr)
         optimisers = [build_optimiser(cfg, net, rate) for net, rate in zip(networks, rates)]
