@@ -24,7 +24,8 @@ import numpy as np
 import torch
 import tyro
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -111,6 +112,21 @@ def peak_gflops(device: torch.device) -> float:
     return max(n / min(seconds(f, device) for _ in range(20)) / 1e9 for n, f in works)
 
 
+class Flops(TorchDispatchMode):
+    """Counts the operations of products and convolutions, gradients of gradients included.
+
+    PyTorch's own counter follows modules, which `autograd.grad` inside a loss does not allow.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
 def measure(cfg: Config, clips: dataset.Clips, options: Options, peak: float) -> Row:
     """Time both steps in turns, each on networks of its own that start from the same weights."""
     device = runs.pick_device(cfg)
@@ -128,14 +144,14 @@ def measure(cfg: Config, clips: dataset.Clips, options: Options, peak: float) ->
         lambda: plain.step(slow, pair, real, labels),
         lambda: train.full_step(fast, real, labels),
     )
-    with FlopCounterMode(display=False) as counter:
+    with Flops() as counter:
         works[1]()
     works[0]()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(options.turns):
         for work, kept in zip(works, times):
             kept.append(seconds(work, device))
-    return Row(cfg.recipe, cfg.batch_size, *times, counter.get_total_flops(), peak)
+    return Row(cfg.recipe, cfg.batch_size, *times, counter.total, peak)
 
 
 def data_times(cfg: Config) -> list[tuple[str, float, str]]:

@@ -65,18 +65,22 @@ def test_the_step_equals_the_plain_one(name, double, sounds, tmp_path):
 
 
 def test_the_benchmark_measures_both_steps(sounds, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "RECIPES", {"cgan": shrunk(config.CGAN, sounds, tmp_path)})
+    monkeypatch.setattr(
+        speed, "RECIPES", {"sn-wgan-gp": shrunk(config.SN_WGAN_GP, sounds, tmp_path)}
+    )
     figure = tmp_path / "speed.png"
-    arguments = ["--data-dir", str(sounds), "--recipes", "cgan", "--turns", "2"]
+    arguments = ["--data-dir", str(sounds), "--recipes", "sn-wgan-gp", "--turns", "2"]
     monkeypatch.setattr(
         sys, "argv", ["speed.py", *arguments, "--batches", "4", "8", "--figure", str(figure)]
     )
     speed.main()
     said = capsys.readouterr().out
     assert "decoded the first time" in said
-    assert [row.split()[:2] for row in said.splitlines() if row.startswith("cgan  ")][-2:] == [
-        ["cgan", "4"],
-        ["cgan", "8"],
+    assert [row.split()[:2] for row in said.splitlines() if row.startswith("sn-wgan-gp  ")][
+        -2:
+    ] == [
+        ["sn-wgan-gp", "4"],
+        ["sn-wgan-gp", "8"],
     ]
     assert figure.stat().st_size > 3000
 
@@ -90,3 +94,15 @@ def test_the_ratio_is_of_steps_that_followed_each_other():
     assert cells["ratio"] == "2.00 (1.50 to 3.00)"
     assert cells["clips/s"] == "4"
     assert cells["of the floor"] == "50%"
+
+
+def test_operations_are_counted_through_the_gradient_of_a_gradient():
+    """A linear map of 5 to 3 for 2 clips: 60 for the product, 60 for its gradient, and 60 each for
+    the two gradients of that one."""
+    weight = torch.randn(3, 5, requires_grad=True)
+    x = torch.randn(2, 5, requires_grad=True)
+    with speed.Flops() as counter:
+        (slope,) = torch.autograd.grad((x @ weight.T).sum(), x, create_graph=True)
+        assert counter.total == 2 * 60
+        slope.square().sum().backward()
+    assert counter.total == 3 * 60  # what came in was constant: one of the two is not needed
