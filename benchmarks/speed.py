@@ -4,14 +4,15 @@
     python benchmarks/speed.py --recipes sn-wgan-gp cgan --batches 16 64 --figure speed.png
 
 For each recipe and batch size: the step of `train.py` and the plain one of `plain.py`, timed in
-turns in this process, so that whatever slows the machine slows both; their ratio with its spread;
-how near the step is to the arithmetic floor of the device. Then the data: decoded the first time,
+turns, so that whatever slows the machine slows both; their ratio with its spread; how near the step
+is to the arithmetic floor of the device. Then the data: decoded the first time,
 opened the second, and decoded again every epoch by a DataLoader. Then one set of samples.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -23,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from torch.utils.data import DataLoader
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import flop_registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,31 +129,59 @@ class Flops(TorchDispatchMode):
         return out
 
 
-def measure(cfg: Config, clips: dataset.Clips, options: Options, peak: float) -> Row:
-    """Time both steps in turns, each on networks of its own that start from the same weights."""
-    device = runs.pick_device(cfg)
-    classes = clips.classes if cfg.conditional else []
-    fast = train.Run.start(cfg, classes, device)
-    slow = train.Run.start(dataclasses.replace(cfg, precision="fp32"), classes, device)
-    slow.generator.to(memory_format=torch.contiguous_format)
-    slow.critic.to(memory_format=torch.contiguous_format)
-    pair = plain.optimisers(slow)
-    rows = np.resize(np.arange(len(clips)), cfg.batch_size)  # small sets are repeated
-    real = torch.from_numpy(np.array(clips.data[rows])).to(device)
-    labels = torch.tensor(clips.labels)[rows].to(device)
-    fast.step = slow.step = cfg.critic_steps - 1  # the step that brings a generator update too
-    works = (
-        lambda: plain.step(slow, pair, real, labels),
-        lambda: train.full_step(fast, real, labels),
-    )
+def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Tensor, pipe) -> None:
+    """A process that makes one kind of step whenever it is told to, and tells how long it took.
+
+    Processes of their own, because how memory is kept holds for a whole process, and the plain
+    script would not have it.
+    """
+    if kind == "fast":
+        device = runs.pick_device(cfg)
+        run = train.Run.start(cfg, classes, device)
+    else:
+        device = torch.device(
+            "cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu"
+        )
+        run = train.Run.start(dataclasses.replace(cfg, precision="fp32"), classes, device)
+        run.generator.to(memory_format=torch.contiguous_format)
+        run.critic.to(memory_format=torch.contiguous_format)
+    pair = plain.optimisers(run)
+    real, labels = real.to(device), labels.to(device)
+    run.step = cfg.critic_steps - 1  # the step that brings a generator update too
+    step = train.full_step if kind == "fast" else plain.step
+    rest = (run, real, labels) if kind == "fast" else (run, pair, real, labels)
     with Flops() as counter:
-        works[1]()
-    works[0]()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(options.turns):
-        for work, kept in zip(works, times):
-            kept.append(seconds(work, device))
-    return Row(cfg.recipe, cfg.batch_size, *times, counter.total, peak)
+        step(*rest)
+    pipe.send(counter.total)
+    while pipe.recv():
+        time.sleep(0.3)  # the threads of the other process go on waiting for work for a while
+        pipe.send(seconds(lambda: step(*rest), device))
+
+
+def measure(cfg: Config, clips: dataset.Clips, options: Options, peak: float) -> Row:
+    """Time both steps in turns, after two of each to warm up."""
+    rows = np.resize(np.arange(len(clips)), cfg.batch_size)  # small sets are repeated
+    real, labels = torch.from_numpy(np.array(clips.data[rows])), torch.tensor(clips.labels)[rows]
+    classes = clips.classes if cfg.conditional else []
+    start = multiprocessing.get_context("spawn")
+    pipes, workers = {}, []
+    for kind in ("plain", "fast"):
+        pipes[kind], theirs = start.Pipe()
+        work = (kind, cfg, classes, real, labels, theirs)
+        workers.append(start.Process(target=stepper, args=work, daemon=True))
+        workers[-1].start()
+        flops = pipes[kind].recv()
+    times: dict[str, list[float]] = {kind: [] for kind in pipes}
+    for turn in range(1 + options.turns):
+        for kind, pipe in pipes.items():
+            pipe.send(True)
+            taken = pipe.recv()
+            if turn:  # the first one warms up
+                times[kind].append(taken)
+    for pipe, worker in zip(pipes.values(), workers):
+        pipe.send(False)
+        worker.join()
+    return Row(cfg.recipe, cfg.batch_size, times["plain"], times["fast"], flops, peak)
 
 
 def data_times(cfg: Config) -> list[tuple[str, float, str]]:
@@ -244,7 +274,6 @@ def main() -> None:
     note += f", n = {options.turns} steps of each kind in turns; floor at {peak:.0f} GFLOP/s"
     print(text_table([HEADS, *(row.cells() for row in rows)]))
     print(note)
-    print(runs.space(device, 0, Path.cwd()).splitlines()[0])
     if options.figure:
         draw(options.figure, rows, note)
 
