@@ -275,7 +275,7 @@ def main() -> None:
     print(text_table([HEADS, *(row.cells() for row in rows)]))
     print(note)
     if options.figure:
-        draw(options.figure, rows, note)
+        draw(options.figure, rows, note.replace(", n =", "\nn ="))
 
 
 if __name__ == "__main__":
