@@ -37,6 +37,7 @@ import audio
 import config
 import dataset
 import demo
+import layers
 import models
 import page
 import ranks
@@ -124,10 +125,12 @@ def gradient_penalty(
     is taken over the whole clip (Gulrajani et al. 2017, "Improved Training of Wasserstein GANs",
     equation 3).
     """
-    place = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device)  # (B, 1, ...)
+    shape = (len(real), *[1] * (real.dim() - 1))
+    place = torch.rand(shape, dtype=real.dtype, device=real.device)  # (B, 1, ...)
     x = torch.lerp(fake, real, place).requires_grad_()  # (B, 1, *S)
     score = critic(x, labels).view(len(x), -1).mean(1)  # (B,)
-    (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    with layers.inputs_only():
+        (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
     return weight * (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
 
