@@ -227,6 +227,17 @@ def norm_second_gradients(
     return of_grad.flatten(1, 2), of_x.flatten(1, 2), of_weight.flatten()
 
 
+def fuse() -> None:
+    """Let this process make few kernels of that formula (TorchInductor), where there is a compiler.
+
+    Where there is none, PyTorch warns, and the formula is computed pass by pass as before.
+    """
+    global norm_second_gradients
+    torch._dynamo.config.suppress_errors = True
+    if not hasattr(norm_second_gradients, "_torchdynamo_orig_callable"):
+        norm_second_gradients = torch.compile(norm_second_gradients, dynamic=False)
+
+
 # ---- modules ------------------------------------------------------------------------------------
 
 

@@ -628,6 +628,9 @@ def train_epochs(run: Run, batches: Batches, desk: Desk | None, stop: runs.StopS
 def stepper(run: Run) -> Callable[[Tensor, Tensor], None]:
     """What makes one step of a run on a batch and adds its METRICS to the sums of the epoch."""
 
+    if run.cfg.compile:
+        layers.fuse()
+
     def work(x: Tensor, labels: Tensor) -> None:
         run.sums += ranks.mean(full_step(run, x, labels))
 

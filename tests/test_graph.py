@@ -97,9 +97,7 @@ def test_a_graph_finds_each_batch_where_the_first_one_was():
     steps.capture = lambda work: work
     for number in range(6):
         steps(torch.full((2, 1), float(number)), torch.full((2,), number), kind=True)
-    assert [(total, labels) for _, total, labels in seen] == [
-        (2.0 * n, [n, n]) for n in range(6)
-    ]
+    assert [(total, labels) for _, total, labels in seen] == [(2.0 * n, [n, n]) for n in range(6)]
     fixed = [x for x, *_ in seen[graph.WARM_UPS :]]
     assert all(x is steps.x for x in fixed)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,3 +132,27 @@ def test_under_autocast_they_are_the_stock_layers(small):
         with layers.stock():
             torch.testing.assert_close(own, critic(x, labels), rtol=0, atol=0)
     assert own.dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_the_fused_formula_is_the_same():
+    """In a process of its own: it stays fused there."""
+    script = (
+        "import torch, layers\n"
+        "torch.manual_seed(0)\n"
+        "v, g, x = torch.randn(3, 2, 8, 3, 4)\n"
+        "w = torch.randn(8)\n"
+        "_, m, r = torch.ops.aten.native_group_norm(x, w, None, 2, 8, 12, 4, 1e-5)\n"
+        "plain = layers.norm_second_gradients(v, g, x, w, m, r)\n"
+        "layers.fuse()\n"
+        "fused = layers.norm_second_gradients(v, g, x, w, m, r)\n"
+        "assert hasattr(layers.norm_second_gradients, '_torchdynamo_orig_callable')\n"
+        "from torch._dynamo.utils import counters\n"
+        "assert counters['stats']['unique_graphs'] == 1, counters\n"
+        "print(max(float((a - b).norm() / b.norm()) for a, b in zip(fused, plain)))"
+    )
+    root = Path(layers.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 1e-5
