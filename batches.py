@@ -147,12 +147,18 @@ class Source:
     def read(self, rows: np.ndarray, out: Tensor) -> None:
         """Fill `out (B, 1, *S)` on the host; raises OSError, or UserError where the file ends."""
         clips = out.numpy()
+        order = np.argsort(rows)  # rising: the shortest way for a disk that turns
+        if self.file is None:
+            for place in order:
+                clips[place] = self.data[rows[place]]
+            return
         with self._one_at_a_time:
-            for place in np.argsort(rows):  # rising: the shortest way for a disk that turns
-                if self.file is None:
-                    clips[place] = self.data[rows[place]]
-                else:
-                    self._read(int(rows[place]), clips[place])
+            if hasattr(os, "posix_fadvise"):  # Linux: so the disk hears of all of them at once
+                for row in rows[order].tolist():
+                    where = (row * self.row_bytes, self.row_bytes)
+                    os.posix_fadvise(self.file.fileno(), *where, os.POSIX_FADV_WILLNEED)
+            for place in order:
+                self._read(int(rows[place]), clips[place])
 
     def _read(self, row: int, clip: np.ndarray) -> None:
         path = self.data.filename
