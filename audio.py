@@ -74,16 +74,19 @@ def read_clips(
             if begin:
                 sound.seek(begin - lead)
             wanted = count * num_samples * rate // sample_rate + lead + rate // 10 + 1
-            wave = sound.read(wanted, dtype="float32", always_2d=True)
+            # libsndfile makes float32 of 16-bit samples far more slowly than numpy, below.
+            dtype, full = ("int16", 32768) if sound.subtype == "PCM_16" else ("float32", 1)
+            wave = sound.read(wanted, dtype=dtype, always_2d=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise BadClip(f"cannot be read: {error}") from error
     if len(wave) == 0:
         raise BadClip("holds no samples")
     if not np.isfinite(wave).all():
         raise BadClip("holds NaN or Inf samples")
-    if (peak := float(np.abs(wave).max())) > config.MAX_AMPLITUDE:
+    if (peak := float(np.abs(wave).max()) / full) > config.MAX_AMPLITUDE:
         raise BadClip(f"samples reach {peak:.3g}, where full scale is 1")
-    mono = sum(wave.T) / wave.shape[1]  # numpy's mean over so short an axis takes 20 times as long
+    # numpy's mean over so short an axis takes 20 times as long.
+    mono = sum(wave.T.astype(np.float32)) / (full * wave.shape[1])
     mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
     mono = mono[lead * sample_rate // rate :][: count * num_samples]
     out = np.zeros(count * num_samples, np.float32)

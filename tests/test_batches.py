@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import itertools
+import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import batches
 import config
 import dataset
 import ranks
-from batches import Batches
+from batches import Batches, Reader, Slots, Source
 from config import Config, UserError
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -132,6 +134,88 @@ def test_a_slow_gpu_never_sees_a_buffer_that_is_written_again(small, clips, give
         assert assert_same(iter(kept), resident.epoch(epoch)) == 4
 
 
+class PlayedStream:
+    """A CUDA stream, played by a thread that does what is queued, and takes its time."""
+
+    now: PlayedStream  # the current one
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.works = seconds, queue.SimpleQueue()
+        threading.Thread(target=self._play, daemon=True).start()
+
+    def _play(self) -> None:
+        for work in iter(self.works.get, None):
+            time.sleep(self.seconds)
+            work()
+
+    def wait_event(self, event: PlayedEvent) -> None:
+        self.works.put(event.done.wait)
+
+
+class PlayedEvent:
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.done.set()  # one that was never recorded holds nobody up
+
+    def record(self, stream: PlayedStream) -> None:
+        self.done = threading.Event()
+        stream.works.put(self.done.set)
+
+    def synchronize(self) -> None:
+        assert self.done.wait(30)
+
+
+class PlayedTensor:
+    """A tensor of the device: a copy into it happens when its stream comes to it."""
+
+    def __init__(self, *shape: int) -> None:
+        self.content = torch.zeros(shape)
+
+    def copy_(self, other: torch.Tensor | PlayedTensor, non_blocking: bool = False) -> None:
+        source = getattr(other, "content", other)
+        PlayedStream.now.works.put(lambda: self.content.copy_(source))
+
+
+@contextmanager
+def played_stream(stream: PlayedStream) -> Iterator[None]:
+    before, PlayedStream.now = PlayedStream.now, stream
+    yield
+    PlayedStream.now = before
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "step", "copy"),  # seconds
+    [("", 2e-3, 1e-4), ("", 1e-4, 2e-3), ("taken", 2e-3, 1e-4), ("copied", 1e-4, 2e-3)],
+)
+def test_streams_bring_whole_batches_in_order(forgotten, step, copy, monkeypatch):
+    """Whichever is slow, and the check sees it where an event is left out."""
+    monkeypatch.setattr(torch.cuda, "stream", played_stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: PlayedStream.now)
+    PlayedStream.now = steps = PlayedStream(step)
+    slots = Slots((4, 50), CPU)
+    slots._side = PlayedStream(copy)
+    for slot in slots.all:
+        slot.landed, slot.copied, slot.taken = PlayedTensor(4, 50), PlayedEvent(), PlayedEvent()
+        if forgotten:
+            getattr(slot, forgotten).record = lambda _: None
+    source = Source(np.repeat(np.arange(200, dtype=np.float32)[:, None], 50, axis=1))
+    order = np.random.default_rng(1).permutation(200).reshape(50, 4)
+    x, seen = PlayedTensor(4, 50), []
+    with Reader(source, order, slots.all) as reader:
+        for _ in order:
+            slots.hand_over(reader.next(), x)
+            for free in slots.free_again():
+                reader.give_back(free)
+            steps.works.put(lambda: seen.append(x.content.clone()))
+    last = PlayedEvent()
+    last.record(steps)
+    last.synchronize()
+    for stream in (steps, slots._side):
+        stream.works.put(None)
+    expected = torch.tensor(order, dtype=torch.float32)[:, :, None].expand(-1, -1, 50)
+    assert torch.equal(torch.stack(seen), expected) == (not forgotten)
+
+
 # ---- the thread ----------------------------------------------------------------------------------
 
 
@@ -169,7 +253,7 @@ def test_an_epoch_that_nobody_closes_does_not_keep_the_program(small, clips):
     code = """
 import numpy as np, sys, torch
 import config, dataset
-from batches import Batches
+from batches import Batches, Reader, Slots, Source
 from dataclasses import replace
 data = np.zeros((64, 1, 80, 352), np.float32)
 clips = dataset.Clips(data, [0] * 64, ["a"], [], [], [], [], [], "", "")
