@@ -74,16 +74,20 @@ def read_clips(
             if begin:
                 sound.seek(begin - lead)
             wanted = count * num_samples * rate // sample_rate + lead + rate // 10 + 1
-            wave = sound.read(wanted, dtype="float32", always_2d=True)
+            # libsndfile makes float32 of 16-bit samples far more slowly than numpy, below.
+            dtype, full = ("int16", 32768) if sound.subtype == "PCM_16" else ("float32", 1)
+            wave = sound.read(wanted, dtype=dtype, always_2d=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise BadClip(f"cannot be read: {error}") from error
     if len(wave) == 0:
         raise BadClip("holds no samples")
     if not np.isfinite(wave).all():
         raise BadClip("holds NaN or Inf samples")
-    if (peak := float(np.abs(wave).max())) > config.MAX_AMPLITUDE:
+    if (peak := float(np.abs(wave).max()) / full) > config.MAX_AMPLITUDE:
         raise BadClip(f"samples reach {peak:.3g}, where full scale is 1")
-    mono = soxr.resample(wave.mean(axis=1), rate, sample_rate, quality="HQ")
+    # numpy's mean over so short an axis takes 20 times as long.
+    mono = sum(wave.T.astype(np.float32)) / (full * wave.shape[1])
+    mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
     mono = mono[lead * sample_rate // rate :][: count * num_samples]
     out = np.zeros(count * num_samples, np.float32)
     out[: len(mono)] = mono
@@ -148,23 +152,35 @@ class Transform(nn.Module):
         super().__init__()
         self.cfg = cfg
         if cfg.representation == "mel":
-            self.mel = torchaudio.transforms.MelSpectrogram(
-                sample_rate=cfg.sample_rate,
-                n_fft=cfg.n_fft,
-                win_length=cfg.n_fft,
-                hop_length=cfg.hop,
+            bands = torchaudio.functional.melscale_fbanks(
+                n_freqs=cfg.n_fft // 2 + 1,
                 f_min=cfg.f_min,
                 f_max=cfg.f_max,
                 n_mels=cfg.n_mels,
-                power=cfg.power,
+                sample_rate=cfg.sample_rate,
                 norm=None if cfg.mel_norm == "none" else cfg.mel_norm,
                 mel_scale=cfg.mel_scale,
             )
+            self.register_buffer("bands", bands)  # (n_fft / 2 + 1, M)
+            self.register_buffer("window", torch.hann_window(cfg.n_fft))
 
     def forward(self, wave: Tensor) -> Tensor:
         if self.cfg.representation == "wave":
             return wave[:, None]  # (B, 1, L)
         return compress(self.mel(wave), self.cfg)[:, None]  # (B, L) -> (B, M, T) -> (B, 1, M, T)
+
+    def mel(self, wave: Tensor) -> Tensor:
+        """Mel bands `(B, M, T)` of `wave (B, L)`: torchaudio's MelSpectrogram, to rounding.
+
+        Frame by frame, and with a plain root in place of `abs()` of complex numbers, it takes
+        three fifths of the time.
+        """
+        edge, hop = self.cfg.n_fft // 2, self.cfg.hop
+        padded = nn.functional.pad(wave, (edge, edge), mode="reflect")
+        frames = padded.unfold(-1, self.cfg.n_fft, hop)  # (B, T, n_fft), a view
+        spectrum = torch.fft.rfft(frames * self.window)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (power.pow(self.cfg.power / 2) @ self.bands).mT
 
 
 def compress(mel: Tensor, cfg: Config) -> Tensor:

@@ -96,6 +96,9 @@ EAR_DECAY = 0.05
 EAR_GAIN = 0.7  # nepers (6 dB)
 EAR_MASK = 0.25  # of the bands, and of the frames, at most
 
+BATCHES_AHEAD = 3  # batches in memory where they are read from the disk; at least 2
+UPLOAD_CLIPS = 256  # clips on their way to the GPU at a time: bounds what the host holds
+
 RANKS_PATIENCE = 4 * 3600  # s that ranks wait for rank 0, which decodes or scores meanwhile
 RANKS_LINGER = 3.0  # s for the rank that knows the reason to end first: torchrun reports that one
 

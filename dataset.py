@@ -110,14 +110,14 @@ def _walk(folder: Path, found: Found) -> None:
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not _ignored(f))
+        inside = Path(parent).relative_to(found.root).as_posix()
         for name in sorted(f for f in files if not f.startswith(".")):
-            path = Path(parent, name)
-            relative = path.relative_to(found.root).as_posix()
-            if path.suffix.lower() in AUDIO_EXTENSIONS:
-                found.files.append(relative)
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in AUDIO_EXTENSIONS:
+                found.files.append(f"{inside}/{name}")
             else:
-                kind = path.suffix.lower() or "no extension"
-                found.left_out.append((relative, f"not a WAV, FLAC, OGG, MP3 or AIFF ({kind})"))
+                reason = f"not a WAV, FLAC, OGG, MP3 or AIFF ({suffix or 'no extension'})"
+                found.left_out.append((f"{inside}/{name}", reason))
 
 
 @dataclass(frozen=True)
@@ -262,9 +262,10 @@ def _spectrogram_key(cfg: Config, root: Path) -> str:
 
 def _fingerprint(found: Found) -> str:
     digest = hashlib.sha256(repr(found.left_out).encode(errors="backslashreplace"))
+    root = str(found.root)
     for name in found.files:
         try:
-            stat = os.stat(found.root / name)
+            stat = os.stat(f"{root}/{name}")
             entry = (name, stat.st_size, stat.st_mtime_ns)
         except OSError:  # a dangling link: it will be left out with this as its reason
             entry = (name, None, None)
@@ -353,8 +354,10 @@ def describe(clips: Clips, found: Found) -> str:
     """The report before epoch 1: classes, clips, seconds, rates, and what was left out and why."""
     lines = [f"{len(clips)} clips in {len(clips.classes)} classes below {clips.root}"]
     width = max((len(c) for c in clips.classes), default=0)
-    for index, name in enumerate(clips.classes):
-        own = [i for i, label in enumerate(clips.labels) if label == index]
+    members: list[list[int]] = [[] for _ in clips.classes]
+    for index, label in enumerate(clips.labels):
+        members[label].append(index)
+    for name, own in zip(clips.classes, members):
         total = sum(clips.seconds[i] for i in own)
         rates = sorted({clips.rates[i] for i in own})
         lines.append(
@@ -421,7 +424,7 @@ def source_in_name(name: str) -> str:
     The class's own name is no part of it: `7/7_jackson_32.wav` and `8/8_jackson_5.wav` have one
     speaker.
     """
-    stem = Path(name).stem
+    stem = os.path.splitext(name.rpartition("/")[2])[0]
     match = next(filter(None, (form.fullmatch(stem) for form in SOURCES)), None)
     if match is None:
         return stem
@@ -431,7 +434,7 @@ def source_in_name(name: str) -> str:
 
 def source_in_folder(name: str) -> str:
     """Folders between class and file, such as one a speaker or a fold; "" where there are none."""
-    return "/".join(Path(name).parts[1:-1])
+    return "/".join(name.split("/")[1:-1])
 
 
 def hold_out(cfg: Config, clips: Clips) -> np.ndarray:
@@ -450,13 +453,17 @@ def hold_out(cfg: Config, clips: Clips) -> np.ndarray:
     for source_of in (source_in_folder, source_in_name, str):
         taken = np.bincount(labels[held], minlength=len(sizes))
         open_classes = (taken == 0) & (wanted > 0)  # those no coarser rule could serve
+        if not open_classes.any():
+            break
         sources: dict[str, list[int]] = {}
         for index, name in enumerate(clips.files):
             if not held[index]:
                 sources.setdefault(source_of(name), []).append(index)
         for source in sorted(sources, key=_order):
-            counts = np.bincount(labels[sources[source]], minlength=len(sizes))
             lacking = open_classes & (taken < wanted)
+            if not lacking.any():
+                break
+            counts = np.bincount(labels[sources[source]], minlength=len(sizes))
             if source and (lacking & (counts > 0)).any() and (taken + counts <= most).all():
                 held[sources[source]] = True
                 taken += counts
@@ -482,21 +489,23 @@ def split(cfg: Config, clips: Clips, known: bool, keep: bool = True) -> Split:
         apart = _from_folder(cfg, clips.classes, keep)
         said = f"{len(apart)} clips of {cfg.holdout_dir} are for scoring only."
         return _enough(cfg, clips, Split(np.arange(len(clips)), apart, said))
-    own = list(zip(clips.files, clips.numbers))
+    sources = [source_in_name(name) for name in clips.files]
+    own = list(zip(clips.files, clips.numbers, sources))
     if known:
-        pairs, sources = _read_held_out(record)
-        held = [pair in pairs or source_in_name(pair[0]) in sources for pair in own]
+        pairs, whole = _read_held_out(record)
+        held = [(name, number) in pairs or source in whole for name, number, source in own]
         mask = np.array(held, bool)
     else:
         mask = hold_out(cfg, clips)
     apart = recordings(clips, np.flatnonzero(mask))
-    rest = {source_in_name(f) for f, out in zip(clips.files, mask) if not out}
+    rest = {sources[i] for i in np.flatnonzero(~mask)}
     if keep and not known:
         listed = [own[i] for i in np.flatnonzero(mask)]
         # A source is named where all of it is held out: then what comes of it later is, too.
-        rows = [(f, n, s if (s := source_in_name(f)) not in rest else "") for f, n in listed]
+        rows = [(name, number, s if s not in rest else "") for name, number, s in listed]
         runs.write_csv(record, [("file", "clip", "source"), *rows])
-    return _enough(cfg, clips, Split(np.flatnonzero(~mask), apart, _said(cfg, clips, mask, known)))
+    said = _said(cfg, {sources[i] for i in np.flatnonzero(mask)}, rest, mask, known)
+    return _enough(cfg, clips, Split(np.flatnonzero(~mask), apart, said))
 
 
 def _enough(cfg: Config, clips: Clips, parts: Split) -> Split:
@@ -510,16 +519,14 @@ def _enough(cfg: Config, clips: Clips, parts: Split) -> Split:
     )
 
 
-def _said(cfg: Config, clips: Clips, mask: np.ndarray, known: bool) -> str:
+def _said(cfg: Config, held: set[str], rest: set[str], mask: np.ndarray, known: bool) -> str:
+    """One sentence about what is held out; `held`, `rest`: sources of what is and what is not."""
     if not mask.any():
         why = "holdout = 0" if not cfg.holdout else f"no class has {config.HOLD_OUT_FROM} clips"
         why = "this run trained on all of them" if known else why
         return f"No clip is held out ({why}): scores will compare with the training clips."
-    held, rest = (
-        {source_in_name(f) for f, out in zip(clips.files, mask) if out == o} for o in (1, 0)
-    )
     whole = "" if held & rest else f", {len(held)} whole sources by their names"
-    return f"{mask.sum()} of {len(clips)} clips are held out for the scores{whole}."
+    return f"{mask.sum()} of {len(mask)} clips are held out for the scores{whole}."
 
 
 def _from_folder(cfg: Config, classes: list[str], keep: bool) -> list[Recording]:

@@ -39,6 +39,27 @@ def why_plain(cfg: Config, device: torch.device) -> str:
     return ""
 
 
+def steps(work: Work, cfg: Config, device: torch.device) -> Plain | Steps:
+    """The way in which a run makes its steps; on CUDA, says so where it is the slow one."""
+    if not (why := why_plain(cfg, device)):
+        return Steps(work, (cfg.batch_size, *cfg.shape), device)
+    if device.type == "cuda":
+        print(f"Steps are launched operation by operation, slower than as a CUDA graph: {why}.")
+    return Plain(work)
+
+
+class Plain:
+    """Does `work(x, labels)`, and no more."""
+
+    batch = None
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __call__(self, x: Tensor, labels: Tensor, kind: Hashable) -> None:
+        self.work(x, labels)
+
+
 class Steps:
     """Does `work(x, labels)`: plainly at first, then as the graph of its kind.
 
@@ -46,32 +67,28 @@ class Steps:
     were there before, and depends on nothing of the host but `kind`.
     """
 
-    def __init__(
-        self, work: Work, capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None
-    ) -> None:
-        """`capture`: makes a replay out of work on fixed tensors; None: a CUDA graph."""
-        self.work = work
-        self.capture = capture or Graphs()
+    def __init__(self, work: Work, shape: tuple[int, ...], device: torch.device) -> None:
+        """`shape`: of a batch `(B, 1, *S)`."""
+        self.work, self.capture = work, Graphs()
         self.done: dict[Hashable, int] = {}  # plain steps of each kind
         self.replays: dict[Hashable, Callable[[], None]] = {}
-        self.x: Tensor | None = None  # (B, 1, *S), where a graph expects its batch
-        self.labels: Tensor | None = None  # (B,)
+        # Where a graph expects its batch; whoever writes it there spares a copy.
+        labels = torch.empty(shape[0], dtype=torch.long, device=device)
+        self.batch = torch.empty(shape, device=device), labels
         self.failed = ""  # why no graph came about
 
     def __call__(self, x: Tensor, labels: Tensor, kind: Hashable) -> None:
-        """One step; `x` and `labels` may be the fixed tensors themselves."""
-        if self.x is None:
-            self.x, self.labels = x.clone(), labels.clone()
+        """One step."""
         if kind not in self.replays and (self.failed or self.done.get(kind, 0) < WARM_UPS):
             self.done[kind] = self.done.get(kind, 0) + 1
             self.work(x, labels)
             return
-        if x is not self.x:
-            self.x.copy_(x)
-            self.labels.copy_(labels)
+        if x is not self.batch[0]:
+            self.batch[0].copy_(x)
+            self.batch[1].copy_(labels)
         if kind not in self.replays:
             try:
-                self.replays[kind] = self.capture(lambda: self.work(self.x, self.labels))
+                self.replays[kind] = self.capture(lambda: self.work(*self.batch))
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # CUDA's: an operation that cannot be captured
@@ -82,7 +99,7 @@ class Steps:
                     flush=True,
                 )
                 self.replays.clear()
-                self.work(self.x, self.labels)
+                self.work(*self.batch)
                 return
         self.replays[kind]()
 

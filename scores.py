@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ import dataset
 import distances
 import runs
 from config import Config
+
+T = TypeVar("T")
 
 MEANINGS = {  # one row of figures; also the columns of scores.csv
     "accuracy": "share of sounds heard as the class they were meant to be; higher is better",
@@ -404,7 +407,7 @@ def make_yardstick(
 
     Raises UserError where a real sound has gone since it was decoded.
     """
-    sources = spread_out(dataset.recordings(clips, split.training), config.SCORE_REAL)
+    sources = dataset.recordings(clips, spread_out(split.training, config.SCORE_REAL))
     per_class = np.bincount([r.label for r in sources], minlength=len(clips.classes))
     share = cfg.score_clips * len(per_class) * per_class / per_class.sum()
     counts = np.maximum(np.round(share).astype(int), config.SCORE_LEAST).tolist()
@@ -427,22 +430,24 @@ def _listen_to_real(
     lesson: list[int],
 ) -> None:
     cfg, transform = yard.cfg, audio.Transform(yard.cfg)
-    waves, away = _read(cfg, sources), _read(cfg, apart)
-    yard.training = listen(cfg, waves, torch.tensor([r.label for r in sources]))
-    yard.unseen = listen(cfg, away, torch.tensor([r.label for r in apart]))
+    yard.training, yard.unseen = listen_to_files(cfg, sources), listen_to_files(cfg, apart)
     yard.ears = train_ears(yard.training, len(yard.classes), yard.device)
     taught = yard.training.some(lesson)
     yard.rows[yard.real] = yard.row(yard.unseen, lesson=taught)
     if cfg.representation == "mel":
-        back = listen(cfg, vocoder(transform(away)), yard.unseen.labels)
-        taught = listen(cfg, vocoder(transform(waves[lesson])), taught.labels)
+
+        def there_and_back(waves: Tensor) -> Tensor:
+            return vocoder(transform(waves))
+
+        back = listen_to_files(cfg, apart, there_and_back)
+        taught = listen_to_files(cfg, [sources[row] for row in lesson], there_and_back)
         yard.rows[ROUND_TRIP.format(yard.real)] = yard.row(back, lesson=taught)
 
 
-def spread_out(recordings: list[dataset.Recording], most: int) -> list[dataset.Recording]:
-    """At most `most` of them, evenly from the whole list."""
-    step = max(1.0, len(recordings) / most)
-    return [recordings[int(k * step)] for k in range(int(len(recordings) / step))]
+def spread_out(things: Sequence[T], most: int) -> list[T]:
+    """At most `most` of them, evenly from the whole sequence."""
+    step = max(1.0, len(things) / most)
+    return [things[int(k * step)] for k in range(int(len(things) / step))]
 
 
 def _first(recordings: list[dataset.Recording], counts: list[int]) -> list[int]:
@@ -455,9 +460,28 @@ def _first(recordings: list[dataset.Recording], counts: list[int]) -> list[int]:
     return rows
 
 
-def _read(cfg: Config, recordings: list[dataset.Recording]) -> Tensor:
-    """Waveforms `(N, clip_samples)` from the files."""
-    return torch.stack([audio.read_clip(cfg, r.path, r.number) for r in recordings])
+def listen_to_files(
+    cfg: Config,
+    recordings: list[dataset.Recording],
+    through: Callable[[Tensor], Tensor] | None = None,
+) -> Heard:
+    """What the scores need of these sounds; `through`: what is done to waveforms `(B, L)` first.
+
+    A few at a time: the waveforms of all of them would be gigabytes. Raises UserError where one has
+    gone.
+    """
+    parts = []
+    for first in range(0, len(recordings), config.VOCODER_BATCH):
+        some = recordings[first : first + config.VOCODER_BATCH]
+        waves = torch.stack([audio.read_clip(cfg, r.path, r.number) for r in some])
+        waves = waves if through is None else through(waves)
+        parts.append(listen(cfg, waves, torch.tensor([r.label for r in some])))
+    silent, clipped = (
+        sum(getattr(part, name) * len(part.labels) for part in parts) / len(recordings)
+        for name in ("silent", "clipped")
+    )
+    x, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "labels"))
+    return Heard(x, labels, silent, clipped)
 
 
 # ---- keeping it ---------------------------------------------------------------------------------

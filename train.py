@@ -3,10 +3,10 @@
     python train.py [RECIPE] [--field value ...]
     torchrun --nproc-per-node N train.py [RECIPE] [--field value ...]
 
-From top to bottom the way of the data: files become one tensor on the device; a batch of it and
-fresh latents go through the losses; the steps turn losses into updates; every few epochs fixed
-latents become pictures and WAVs; a checkpoint holds everything that makes a continued run the same
-run. `train()` at the end ties them together.
+From top to bottom the way of the data: a batch of clips (`batches.py`) and fresh latents go through
+the losses; the steps turn losses into updates; every few epochs fixed latents become pictures and
+WAVs; a checkpoint holds everything that makes a continued run the same run. `train()` at the end
+ties them together.
 
 In several processes (`ranks.py`) each computes a part of every batch, and rank 0 does the rest.
 
@@ -22,8 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,6 +45,7 @@ import ranks
 import report
 import runs
 import scores
+from batches import Batches
 from config import Config, UserError
 
 METRICS = (
@@ -72,46 +72,6 @@ class Interrupted(UserError):
 
     heading = "Interrupted"
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
-
-
-# ---- dataset ------------------------------------------------------------------------------------
-# Decoding happens once, in dataset.py. Here the clips lie on the device as one tensor and a batch
-# is an index into it: no worker processes, no transfer within an epoch. A set too large for the
-# device stays in the memory map, and each batch is copied over.
-
-
-class Batches:
-    """Batches `x (B, 1, *S)`, `labels (B,)` of a data set, on the device.
-
-    The order of an epoch depends on seed and epoch alone, so that a run continued in the middle of
-    an epoch sees the batches it has not yet seen.
-    """
-
-    def __init__(
-        self, clips: dataset.Clips, rows: np.ndarray, cfg: Config, device: torch.device
-    ) -> None:
-        """`rows`: indices of the clips to train on."""
-        self.seed, self.batch_size, self.device = cfg.seed, cfg.batch_size, device
-        self.rows = torch.from_numpy(rows)
-        self.steps = len(rows) // cfg.batch_size  # the last short batch is dropped
-        self.labels = torch.tensor(clips.labels, device=device)
-        self.data = clips.data
-        self.resident: Tensor | None = None
-        if device.type == "cuda" and clips.data.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-            self.resident = torch.from_numpy(np.array(clips.data)).to(device)
-
-    def order(self, epoch: int) -> Tensor:
-        """Indices `(steps, B)` of an epoch: where the clips are, so that no step waits for them."""
-        generator = torch.Generator().manual_seed((self.seed + 1_000_003 * epoch) % 2**63)
-        shuffled = self.rows[torch.randperm(len(self.rows), generator=generator)]
-        shuffled = shuffled[: self.steps * self.batch_size].view(self.steps, self.batch_size)
-        return shuffled if self.resident is None else shuffled.to(self.device)
-
-    def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        if self.resident is not None:
-            return self.resident[indices], self.labels[indices]
-        x = torch.from_numpy(self.data[indices.numpy()])
-        return x.to(self.device), self.labels[indices.to(self.device)]
 
 
 # ---- losses -------------------------------------------------------------------------------------
@@ -625,27 +585,21 @@ def train_epochs(run: Run, batches: Batches, desk: Desk | None, stop: runs.StopS
             ranks.first_alone(write_epoch, run, desk, stop, row)
 
 
-def stepper(run: Run) -> Callable[[Tensor, Tensor], None]:
+def stepper(run: Run) -> graph.Plain | graph.Steps:
     """What makes one step of a run on a batch and adds its METRICS to the sums of the epoch."""
-
     if run.cfg.compile:
         layers.fuse()
 
     def work(x: Tensor, labels: Tensor) -> None:
         run.sums += ranks.mean(full_step(run, x, labels))
 
-    if why := graph.why_plain(run.cfg, run.device):
-        if run.device.type == "cuda":
-            print(f"Steps are launched operation by operation, slower than a CUDA graph: {why}.")
-        return work
-    steps = graph.Steps(work)
-    return lambda x, labels: steps(x, labels, kind=generator_due(run))
+    return graph.steps(work, run.cfg, run.device)
 
 
 def train_epoch(
     run: Run,
     batches: Batches,
-    step: Callable[[Tensor, Tensor], None],
+    step: graph.Plain | graph.Steps,
     bar: tqdm,
     stop: runs.StopSignal,
 ) -> None:
@@ -654,32 +608,31 @@ def train_epoch(
     The running means are read from the device and shown once a second; that is also when numbers
     that are none are found. Raises Diverged; Interrupted after saving.
     """
-    order = batches.order(run.epoch)  # of all ranks: what is seen does not depend on their number
     bar.set_description(f"Epoch {run.epoch + 1}/{run.cfg.epochs}")
     before, began, first = run.seconds, time.perf_counter(), run.step
     shown = began
-    while run.step_in_epoch < batches.steps:
-        indices = ranks.own_part(order[run.step_in_epoch])
-        step(*batches.get(indices))
-        run.generator_updates += generator_due(run)
-        run.step += 1
-        run.step_in_epoch += 1
-        now = time.perf_counter()
-        run.seconds = before + now - began
-        # Before anything is shown: the terminal may have been closed by what stops the run.
-        asked, look = ranks.agree(stop.name, now - shown > 1)
-        if asked and run.step_in_epoch < batches.steps:
-            run.others = ranks.from_others(runs.random_state, run.device)
-            ranks.first_alone(save_and_stop, run, asked)
-        if look or run.step_in_epoch == batches.steps:
-            shown = now
-            means = ranks.on_first(read_means, run)
+    with closing(batches.epoch(run.epoch, run.step_in_epoch, step.batch)) as coming:
+        for x, labels in coming:
+            step(x, labels, kind=generator_due(run))
+            run.generator_updates += generator_due(run)
+            run.step += 1
+            run.step_in_epoch += 1
+            now = time.perf_counter()
+            run.seconds = before + now - began
+            # Before anything is shown: the terminal may have been closed by what stops the run.
+            asked, look = ranks.agree(stop.name, now - shown > 1)
+            if asked and run.step_in_epoch < batches.steps:
+                run.others = ranks.from_others(runs.random_state, run.device)
+                ranks.first_alone(save_and_stop, run, asked)
+            if look or run.step_in_epoch == batches.steps:
+                shown = now
+                means = ranks.on_first(read_means, run)
+                with suppress(OSError):
+                    bar.set_postfix(_in_short(means), refresh=False)
             with suppress(OSError):
-                bar.set_postfix(_in_short(means), refresh=False)
-        with suppress(OSError):
-            bar.update()
-            if not bar.disable and run.device.type == "cpu" and bar.n - bar.initial == 3:
-                bar.write(_estimate(run, batches.steps, (now - began) / (run.step - first)))
+                bar.update()
+                if not bar.disable and run.device.type == "cpu" and bar.n - bar.initial == 3:
+                    bar.write(_estimate(run, batches.steps, (now - began) / (run.step - first)))
 
 
 def read_means(run: Run) -> dict[str, float]:
@@ -828,12 +781,11 @@ def dry_run(cfg: Config) -> None:
         print(note or f"Vocoder {vocoder.name}: loaded and tried.")
         epoch, step = run.epoch, run.step
         split = dataset.split(cfg, clips, known=state is not None, keep=False)
-        batches = Batches(clips, split.training, cfg, device)
         if epoch >= cfg.epochs:
             print(f"{cfg.run_dir} is finished after epoch {epoch}. {_what_next(run)}")
             return
         x = torch.from_numpy(np.array(clips.data[: cfg.batch_size])).to(device)
-        labels = batches.labels[: cfg.batch_size]
+        labels = torch.tensor(clips.labels[: cfg.batch_size], device=device)
         for _ in range(2):  # the first one also pays for warming up
             start = time.perf_counter()
             run.step = cfg.critic_steps - 1  # the step that brings a generator update too
@@ -841,7 +793,8 @@ def dry_run(cfg: Config) -> None:
             run.step_in_epoch = run.generator_updates = 1
             read_means(run)  # waits for the device
             seconds = time.perf_counter() - start
-    steps = cfg.epochs * batches.steps - step
+    an_epoch = len(split.training) // cfg.batch_size
+    steps = cfg.epochs * an_epoch - step
     sets = sum(cfg.is_sampled(e) for e in range(epoch + 1, cfg.epochs + 1))
     weights = sum(p.numel() for net in (run.generator, run.critic) for p in net.parameters())
     a_set = len(samples_of(run)) * (2 * cfg.wav_samples + 60_000)  # WAVs and pictures
@@ -850,7 +803,7 @@ def dry_run(cfg: Config) -> None:
     print(runs.space(device, disk, cfg.run_dir))
     print(
         f"Would train {cfg.recipe} into {cfg.run_dir} on {device}: epochs {epoch + 1} to "
-        f"{cfg.epochs} of {batches.steps} steps, {sets} sets of samples.\n"
+        f"{cfg.epochs} of {an_epoch} steps, {sets} sets of samples.\n"
         f"A step takes {seconds:.3g} s, the whole run about {runs.duration(steps * seconds)} and "
         "its samples and checkpoints.\nNothing was written."
     )

@@ -231,7 +231,8 @@ def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Te
     if kind == "fast":
         device = runs.pick_device(cfg)
         run = train.Run.start(cfg, classes, device)
-        make = train.stepper(run)
+        step = train.stepper(run)
+        make = lambda *batch: step(*batch, kind=True)  # noqa: E731
     else:
         on_cuda = cfg.device != "cpu" and torch.cuda.is_available()
         device = torch.device("cuda" if on_cuda else "cpu")

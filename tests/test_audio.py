@@ -207,6 +207,15 @@ def test_a_bad_file_has_a_reason(tmp_path, name):
         one_clip(tmp_path / "a.wav", RATE, 8192)
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_every_depth_is_mixed_alike(tmp_path, subtype):
+    wave = 0.9 * np.random.default_rng(0).uniform(-1, 1, (4000, 3))
+    soundfile.write(tmp_path / "a.wav", wave, RATE, subtype=subtype)
+    mono = soundfile.read(tmp_path / "a.wav", dtype="float32")[0].mean(axis=1)
+    mixed, _, _ = one_clip(tmp_path / "a.wav", RATE, 4000)
+    np.testing.assert_allclose(mixed, mono, rtol=0, atol=1e-7)
+
+
 def test_a_header_that_promises_too_much_reads_what_is_there(tmp_path):
     (tmp_path / "a.wav").write_bytes(wav_header(RATE, 1, NOISE, frames=2**29))
     wave, _, _ = one_clip(tmp_path / "a.wav", RATE, 8192)

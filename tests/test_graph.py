@@ -91,15 +91,15 @@ def test_where_nothing_can_be_captured_steps_go_on(small, replaying, tmp_path, c
     assert "--no-graph" in said
 
 
-def test_a_graph_finds_each_batch_where_the_first_one_was():
+def test_a_graph_finds_each_batch_where_the_first_one_was(monkeypatch):
+    monkeypatch.setattr(graph, "Graphs", lambda: lambda work: work)
     seen = []
-    steps = graph.Steps(lambda x, labels: seen.append((x, x.sum().item(), labels.tolist())), list)
-    steps.capture = lambda work: work
+    work = lambda x, labels: seen.append((x, x.sum().item(), labels.tolist()))  # noqa: E731
+    steps = graph.Steps(work, (2, 1), torch.device("cpu"))
     for number in range(6):
         steps(torch.full((2, 1), float(number)), torch.full((2,), number), kind=True)
     assert [(total, labels) for _, total, labels in seen] == [(2.0 * n, [n, n]) for n in range(6)]
-    fixed = [x for x, *_ in seen[graph.WARM_UPS :]]
-    assert all(x is steps.x for x in fixed)
+    assert all(x is steps.batch[0] for x, *_ in seen[graph.WARM_UPS :])
 
 
 def test_why_steps_are_plain(small, monkeypatch):

@@ -171,7 +171,7 @@ def test_every_clip_once_an_epoch_in_another_order(small):
     assert 7 not in torch.cat([batches.order(epoch) for epoch in range(9)])
     assert not torch.equal(first, second)
     assert torch.equal(first, batches.order(0))
-    x, labels = batches.get(first[0])
+    x, labels = next(batches.epoch(0))
     for row, index in enumerate(first[0].tolist()):
         assert np.array_equal(x[row].numpy(), clips.data[index])
         assert clips.files[index].split("/")[0] == clips.classes[labels[row]]

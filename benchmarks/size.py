@@ -1,0 +1,171 @@
+"""How much does the size of a data set cost? Time to open it, and to read batches ahead from it.
+
+    python benchmarks/size.py
+    python benchmarks/size.py --counts 4000 --dense --cold
+
+The decoded clips are made up: the cache is a sparse file (it takes almost no disk, and reads as
+zeros), or with `--dense` one of noise (113 kB a clip). The sound files are empty, for nothing opens
+them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+import dataset  # noqa: E402
+import runs  # noqa: E402
+from batches import Batches  # noqa: E402
+from config import RECIPES, Config  # noqa: E402
+
+CLASSES = 50
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure data sets of several sizes."""
+
+    counts: tuple[int, ...] = (400, 4_000, 40_000, 100_000)
+    """Clips of each set."""
+    batches: int = 500
+    """Batches to read, at most an epoch."""
+    recipe: str = "sn-wgan-gp"
+    """Whose clips."""
+    dense: bool = False
+    """Write noise, not a sparse file."""
+    cold: bool = False
+    """Let the system forget the file before batches are read (Linux; of use with --dense)."""
+    device: str = "cpu"
+    """Where the batches go: cpu, cuda."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one size; seconds."""
+
+    count: int
+    find: float  # the sound files, by name
+    open: float  # the decoded clips, with a look at each file's size and time
+    split: float  # what is held out
+    batches: int
+    stream: float  # all of these batches, from disk to device
+
+    def __str__(self) -> str:
+        ready = self.find + self.open + self.split
+        return (
+            f"{self.count:>7} clips: ready in {ready:.2f} s (find {self.find:.2f}, open "
+            f"{self.open:.2f}, split {self.split:.2f}); {self.batches / self.stream:.0f} batches/s "
+            f"read ahead (n = {self.batches})"
+        )
+
+
+def names_of(count: int) -> list[str]:
+    """`count` files in class folders, sorted, three takes of each source."""
+    return sorted(
+        f"class{n % CLASSES:02d}/{n // CLASSES // 3:05d}-{'abc'[n // CLASSES % 3]}.wav"
+        for n in range(count)
+    )
+
+
+def pretend(cfg: Config, found: dataset.Found, marks: dict[int, float] | None = None) -> Path:
+    """Keep what decoding `found` would have kept, all zeros; returns the path of the clips.
+
+    `marks`: number of a clip -> its first and its last value.
+    """
+    labels = [int(name[5:7]) for name in found.files]
+    count, values = len(labels), math.prod(cfg.shape)
+    meta = {
+        "labels": labels,
+        "classes": [f"class{k:02d}" for k in range(max(labels) + 1)],
+        "files": found.files,
+        "numbers": [0] * count,
+        "seconds": [cfg.clip_seconds] * count,
+        "rates": [cfg.sample_rate] * count,
+        "left_out": [],
+        "root": str(found.root),
+        "fingerprint": dataset._fingerprint(found),
+    }
+    folder = cfg.cache_dir / dataset._spectrogram_key(cfg, found.root)
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with open(folder / "clips.f32", "wb") as file:
+        file.truncate(4 * values * count)
+        for row, value in (marks or {}).items():
+            for place in (row * values, (row + 1) * values - 1):
+                file.seek(4 * place)
+                file.write(np.float32(value).tobytes())
+    return folder / "clips.f32"
+
+
+def fill(path: Path, clip_bytes: int) -> None:
+    """Noise in place of zeros."""
+    noise = np.random.default_rng(0).standard_normal(clip_bytes // 4 * 64, dtype=np.float32)
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        while (left := size - file.tell()) > 0:
+            file.write(noise.tobytes()[:left])
+
+
+def forget(path: Path) -> None:
+    """Let the system drop what it keeps of a file in memory."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measure(count: int, options: Options) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = dataclasses.replace(
+            RECIPES[options.recipe],
+            data_dir=f"{folder}/data",
+            output_dir=f"{folder}/outputs",
+            device=options.device,
+        )
+        for name in names_of(count):
+            path = Path(cfg.data_dir, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        clips_file = pretend(cfg, dataset.find_clips(cfg))
+        if options.dense:
+            fill(clips_file, 4 * math.prod(cfg.shape))
+        times = [time.perf_counter()]
+        found = dataset.find_clips(cfg)
+        times.append(time.perf_counter())
+        clips = dataset.load_clips(cfg, found)
+        times.append(time.perf_counter())
+        rows = dataset.split(cfg, clips, known=False).training
+        times.append(time.perf_counter())
+        device = runs.pick_device(cfg)
+        coming = Batches(clips, rows, cfg, device, resident=False).epoch(0)
+        if options.cold:
+            forget(clips_file)
+        start, read = time.perf_counter(), 0
+        with closing(coming):
+            for _ in itertools.islice(coming, options.batches):
+                read += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        stream = time.perf_counter() - start
+        find, opened, split = (b - a for a, b in itertools.pairwise(times))
+        return Row(count, find, opened, split, read, stream)
+
+
+if __name__ == "__main__":
+    asked = tyro.cli(Options, description=__doc__)
+    for count in asked.counts:
+        print(measure(count, asked), flush=True)
