@@ -348,8 +348,8 @@ class Samples:
         unfinished.mkdir(parents=True)
         for name, wave in zip(self.names, waves):
             audio.write_wav(unfinished / f"{name}.wav", wave, self.run.cfg.sample_rate)
-        for name, panel in zip(self.names, panels):
-            report.draw_clips(unfinished / f"{name}.png", panel, self.run.cfg)
+        if panels:
+            report.draw_set([unfinished / f"{n}.png" for n in self.names], panels, self.run.cfg)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
 

@@ -83,7 +83,7 @@ def _be(rank: int, world: int, port: int, folder: Path, work: Callable, argument
 
 def no_pictures(set_attribute: Callable) -> None:
     """They are tested elsewhere, and would take most of the time here."""
-    for name in ("draw_clips", "draw_curves"):
+    for name in ("draw_set", "draw_curves"):
         set_attribute(report, name, lambda *_: None)
 
 
