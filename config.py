@@ -96,6 +96,10 @@ EAR_DECAY = 0.05
 EAR_GAIN = 0.7  # nepers (6 dB)
 EAR_MASK = 0.25  # of the bands, and of the frames, at most
 
+CHECKPOINT_SECONDS = 10.0  # s between two checkpoints, at least (epochs may be shorter)
+STOP_PATIENCE = 20.0  # s that a stopped run waits for scores being made in the background
+BACKGROUND_LINGER = 5.0  # s for the background process to end by itself
+
 RANKS_PATIENCE = 4 * 3600  # s that ranks wait for rank 0, which decodes or scores meanwhile
 RANKS_LINGER = 3.0  # s for the rank that knows the reason to end first: torchrun reports that one
 
@@ -125,7 +129,8 @@ class Config:
     sample_every: int = 10
     """Epochs between two sets of pictures and WAVs (one more is made after epoch 1)."""
     checkpoint_every: int = 1
-    """Epochs between two checkpoints: what a power cut can cost."""
+    """Epochs between two checkpoints, where ten seconds (CHECKPOINT_SECONDS) have passed: what a
+    power cut can cost."""
     seed: int = 42
     """Decides initial weights, order of clips, latents and the sounds that are drawn every time."""
     device: str = "auto"
@@ -142,6 +147,9 @@ class Config:
     """Epochs between two scorings (one more is made after the last epoch); 0: never."""
     score_clips: int = 16
     """Sounds a class that are generated for a scoring."""
+    background: Literal["auto", "on", "off"] = "auto"
+    """Make samples, scores and pages in a second process while training goes on; auto: with CUDA
+    only (on a CPU both would fight for the same cores). The files are the same."""
     decode_threads: int = 0
     """Threads that decode files the first time; 0: one a processor core."""
     tensorboard: bool = False

@@ -35,6 +35,7 @@ import plain  # noqa: E402
 
 import audio  # noqa: E402
 import dataset  # noqa: E402
+import desk  # noqa: E402
 import runs  # noqa: E402
 import train  # noqa: E402
 from config import GRIFFIN_LIM, RECIPES, Config  # noqa: E402
@@ -210,11 +211,12 @@ def data_times(cfg: Config) -> list[tuple[str, float, str]]:
 def sample_seconds(cfg: Config, clips: dataset.Clips) -> float:
     """Seconds for one set of sounds and pictures of every class."""
     device = runs.pick_device(cfg)
-    run = train.Run.start(cfg, clips.classes if cfg.conditional else [], device)
+    classes = clips.classes if cfg.conditional else []
+    run = train.Run.start(cfg, classes, device)
     vocoder, _ = audio.load_vocoder(cfg, device)
-    samples = train.Samples(run, clips, np.arange(len(clips)), vocoder)
-    samples.write()  # the first one also loads fonts and filters
-    return seconds(samples.write, device)
+    samples = desk.Samples(cfg, classes, clips, np.arange(len(clips)), vocoder)
+    samples.write(run.generator, 1)  # the first one also loads fonts and filters
+    return seconds(lambda: samples.write(run.generator, 1), device)
 
 
 def text_table(rows: list[list[str]]) -> str:
