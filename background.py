@@ -123,13 +123,17 @@ class Background:
         """Until all is done, as `look`; True. After a signal the repeatable part gets STOP_PATIENCE
         seconds at most: then the process is ended, and False returned.
         """
-        until = math.inf
+        until, say = math.inf, time.monotonic() + config.BACKGROUND_SAID
         while self.left:
+            now = time.monotonic()
             if stop.name:
-                until = min(until, time.monotonic() + config.STOP_PATIENCE)
-            if self.left == [self._repeatable] and time.monotonic() >= until:
+                until = min(until, now + config.STOP_PATIENCE)
+            if self.left == [self._repeatable] and now >= until:
                 self.end()
                 return False
+            if now >= say:
+                say = math.inf
+                _show("stdout", f"Waiting for what the background process makes: {self.left[0]}.")
             self._hear(0.2)
         self.look()
         return True
@@ -160,8 +164,7 @@ class Background:
             self.end()
             raise content
         else:
-            with suppress(OSError):  # the terminal may be gone
-                tqdm.write(content, file=getattr(sys, kind))
+            _show(kind, content)
         return True
 
     def _fallen(self) -> Fallen:
@@ -175,6 +178,12 @@ class Background:
             "saved before is intact; the same command continues. With --background off, training "
             "makes them itself."
         )
+
+
+def _show(stream: str, text: str) -> None:
+    """Above a progress bar, if there is one."""
+    with suppress(OSError):  # the terminal may be gone
+        tqdm.write(text, file=getattr(sys, stream))
 
 
 @contextmanager
@@ -209,6 +218,8 @@ def _serve(
     for name in SIGNALS:
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
+    with suppress(AttributeError, OSError):  # Windows has no such thing
+        os.nice(config.BACKGROUND_NICE)
     constants, threads, advice = setting
     vars(config).update(constants)
     torch.set_num_threads(threads)

@@ -47,7 +47,10 @@ class Interrupted(UserError):
 
 # ---- what is handed in --------------------------------------------------------------------------
 
-SET, SCORES = "set", "scores"  # what may be due after an epoch, in the order in which it is made
+SET, SCORES = (
+    "samples",
+    "scores",
+)  # what may be due after an epoch, in the order in which it is made
 
 
 @dataclass(frozen=True)
@@ -361,7 +364,8 @@ class Desk:
         if apart and epoch < cfg.epochs:  # without training there is nothing to hold up
             where = (clips.root, clips.fingerprint)
             arguments = (cfg, classes, where, split, str(device), epoch, same_files)
-            way = Background(SCORES, less_memory(cfg), Clerk.elsewhere, *arguments)
+            advice = f"{less_memory(cfg)}, or train with --background off, in one process"
+            way = Background(SCORES, advice, Clerk.elsewhere, *arguments)
         else:
             way = Inline(SCORES, Clerk, cfg, classes, clips, split, device, epoch, same_files)
         return cls(cfg, way, log, scored, stop)

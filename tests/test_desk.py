@@ -241,7 +241,7 @@ if __name__ == "__main__":
     with runs.StopSignal() as stop:
         other = Background("scores", "", Odd)
         other.wait(stop)
-        other.do(["set"], "sleep", stop)
+        other.do(["samples"], "sleep", stop)
         print(other._process.pid, flush=True)
         time.sleep(60)
 """
