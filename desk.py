@@ -47,10 +47,7 @@ class Interrupted(UserError):
 
 # ---- what is handed in --------------------------------------------------------------------------
 
-SET, SCORES = (
-    "samples",
-    "scores",
-)  # what may be due after an epoch, in the order in which it is made
+SET, SCORES = "samples", "scores"  # what may be due after an epoch, made in this order
 
 
 @dataclass(frozen=True)
