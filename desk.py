@@ -57,7 +57,6 @@ class Snapshot:
     epoch: int
     step: int
     weights: bytes  # what generator.safetensors holds
-    checkpoint: bytes = b""  # the whole state, where scores may make this epoch the best
 
 
 def weights_file(cfg: Config, generator: nn.Module, epoch: int, step: int) -> bytes:
@@ -206,6 +205,7 @@ class Scores:
     def write(self, generator: nn.Module, snapshot: Snapshot) -> None:
         """Score a generator; keep its state as the best if its kernel distance is the least.
 
+        That state is the last checkpoint: it was written just before, and none passes work in hand.
         The row comes last: where it is, all of this epoch's scores are.
         """
         cfg, start = self.cfg, time.perf_counter()
@@ -216,7 +216,8 @@ class Scores:
         log = self.open_log(cfg, snapshot.epoch, self.events)
         others = [row["kernel"] for row in log.rows]
         if not others or made["kernel"] < min(others):
-            runs.write_bytes(cfg.run_dir / "checkpoints" / "best.pt", snapshot.checkpoint)
+            folder = cfg.run_dir / "checkpoints"
+            runs.write_bytes(folder / "best.pt", (folder / "last.pt").read_bytes())
             runs.write_bytes(cfg.run_dir / "best.safetensors", snapshot.weights)
         row = {k: math.nan if v is None else v for k, v in made.items()}
         log.add({"epoch": snapshot.epoch} | row)
@@ -332,7 +333,7 @@ class Desk:
         """`scored`: epochs that have their scores."""
         self.cfg, self.log, self.stop = cfg, log, stop
         self._way, self._scored = way, scored
-        self._handed: Snapshot | None = None
+        self._handed = (0, 0)  # epoch and step of what was handed in last
         self._logged = time.monotonic()
         self._owed = False  # whether a checkpoint is due and was put off
         self._saved = time.monotonic() - config.CHECKPOINT_SECONDS  # the first one need not wait
@@ -413,22 +414,24 @@ class Desk:
         enough = config.CHECKPOINT_SECONDS * (6 if self._way.left else 1)
         return self._owed and since >= enough
 
-    def save_checkpoint(self, state: dict) -> bytes:
-        """Write a checkpoint, after all that goes before it; returns its content.
+    def save_checkpoint(self, state: dict) -> None:
+        """Write a checkpoint, after all that goes before it.
 
         The log goes first: on continuing, a row too many is dropped, but none may lack.
         """
         self.wait()
         self._write_log()
-        content = runs.save_checkpoint(self.cfg.run_dir, state)
+        runs.save_checkpoint(self.cfg.run_dir, state)
         self._owed, self._saved = False, time.monotonic()
-        return content
 
     def hand_in(self, snapshot: Snapshot, parts: Sequence[str]) -> None:
-        """Have these parts made of a snapshot, after what is in hand. Raises Interrupted."""
+        """Have these parts made of a snapshot, after what is in hand. Raises Interrupted.
+
+        Before SCORES, a checkpoint of the same epoch must have been written.
+        """
         self.wait()
         self._write_log()
-        self._handed = snapshot
+        self._handed = snapshot.epoch, snapshot.step
         now = [part for part in parts if not (part == SCORES and self.stop.name)]
         done = not now or self._way.do(now, snapshot, self.stop)
         if len(now) < len(parts) or not done:
@@ -438,11 +441,11 @@ class Desk:
     def wait(self) -> None:
         """Until nothing is in hand. Raises what went wrong with it, or Interrupted."""
         if not self._way.wait(self.stop):
-            at = self._handed
+            epoch, step = self._handed
             raise Interrupted(
-                f"{self.stop.name}: the scores of epoch {at.epoch} were not done "
+                f"{self.stop.name}: the scores of epoch {epoch} were not done "
                 f"{config.STOP_PATIENCE:g} s later (STOP_PATIENCE in config.py) and are given up. "
-                f"{self.cfg.run_dir} holds epoch {at.epoch}, step {at.step}, just before them; the "
+                f"{self.cfg.run_dir} holds epoch {epoch}, step {step}, just before them; the "
                 "same command continues there."
             )
 

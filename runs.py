@@ -68,18 +68,11 @@ def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 
-def packed(state: dict) -> bytes:
-    """The content of a checkpoint."""
+def save_checkpoint(run_dir: Path, state: dict) -> None:
+    """Write `checkpoints/last.pt`; what was last becomes `previous.pt`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def save_checkpoint(run_dir: Path, state: dict) -> bytes:
-    """Write `checkpoints/last.pt`; what was last becomes `previous.pt`. Returns the content."""
-    content = packed(state)
-    write_bytes(run_dir / "checkpoints" / "last.pt", content, keep_as="previous.pt")
-    return content
+    write_bytes(run_dir / "checkpoints" / "last.pt", buffer.getbuffer(), keep_as="previous.pt")
 
 
 def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:

@@ -508,11 +508,10 @@ def write_epoch(run: Run, desk: Desk, stop: runs.StopSignal, row: dict[str, floa
         desk.wait()  # one piece of work at a time
     if stop.name and not last:
         save_and_stop(run, desk, stop.name)
-    checkpoint = b""
     if last or SCORES in parts or desk.owes_checkpoint(run.epoch):
-        checkpoint = desk.save_checkpoint(state_of(run))
+        desk.save_checkpoint(state_of(run))
     if parts:
-        desk.hand_in(snapshot_of(run, checkpoint), parts)
+        desk.hand_in(snapshot_of(run), parts)
     if last:
         desk.wait()
 
@@ -520,15 +519,16 @@ def write_epoch(run: Run, desk: Desk, stop: runs.StopSignal, row: dict[str, floa
 def write_what_lacks(run: Run, desk: Desk) -> None:
     """The samples and the scores that a stopped run's last epoch lacks."""
     parts = [] if run.step_in_epoch else desk.lacking(run.epoch)
+    if SCORES in parts:
+        desk.save_checkpoint(state_of(run))  # what it continues from may have been previous.pt
     if parts:
-        checkpoint = runs.packed(state_of(run)) if SCORES in parts else b""
-        desk.hand_in(snapshot_of(run, checkpoint), parts)
+        desk.hand_in(snapshot_of(run), parts)
 
 
-def snapshot_of(run: Run, checkpoint: bytes = b"") -> Snapshot:
+def snapshot_of(run: Run) -> Snapshot:
     """The generator as it is now, for whoever writes while training goes on."""
     weights = weights_file(run.cfg, run.generator, run.epoch, run.step)
-    return Snapshot(run.epoch, run.step, weights, checkpoint)
+    return Snapshot(run.epoch, run.step, weights)
 
 
 # ---- what is said -------------------------------------------------------------------------------

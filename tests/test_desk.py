@@ -285,11 +285,11 @@ def test_no_checkpoint_passes_work_and_no_work_passes_work(
         assert self.left == []
         return do(self, *arguments)
 
-    def watched_save(run_dir: Path, state: dict) -> bytes:
+    def watched_save(run_dir: Path, state: dict) -> None:
         sets = [p.name for p in folder.glob("epoch_*")]
         assert len(sets) == state["epoch"] - 1  # this epoch's is handed in after it
         saved.append(state["epoch"])
-        return save(run_dir, state)
+        save(run_dir, state)
 
     monkeypatch.setattr(Background, "do", watched_do)
     monkeypatch.setattr(runs, "save_checkpoint", watched_save)

@@ -291,6 +291,11 @@ def test_a_run_of_two_stopped_and_continued_is_the_one_never_stopped(
     assert_same(small, two)
 
 
+def test_rank_0_may_write_in_the_background(two, small, tmp_path):
+    assert in_two(trains, replace(small, background="on"), folder=tmp_path) == [0, 0]
+    assert_same(small, two)
+
+
 def test_one_rank_of_torchrun_is_a_plain_run(small, tmp_path):
     plain = replace(small, output_dir=str(tmp_path / "plain"))
     threads = torch.get_num_threads()
