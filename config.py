@@ -141,6 +141,11 @@ class Config:
     """On CUDA: two runs with one seed are identical, and slower (the CPU always is identical)."""
     tf32: bool = True
     """On CUDA: let matrix units round float32 factors to TF32 (10-bit mantissa)."""
+    graph: bool = True
+    """On CUDA: capture a step once and replay it as one graph of operations (the same numbers)."""
+    compile: bool = False
+    """Fuse the formula of GroupNorm's second derivatives (torch.compile; needs a C compiler, takes
+    half a minute once): meant for long runs on CUDA, slower on a CPU."""
     holdout: float = 0.1
     """Share of each class (of 20 clips or more) to score against and not train on; 0: none."""
     holdout_dir: str = ""

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, softmax
 from torch.nn.utils.parametrizations import spectral_norm
 
+import layers
 from config import Config
 
 SLOPE = 0.2  # of every LeakyReLU
-CONV = {1: nn.Conv1d, 2: nn.Conv2d}  # by the number of dimensions of a map
+CONV = {1: layers.Conv1d, 2: layers.Conv2d}  # by the number of dimensions of a map
 CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -39,7 +40,7 @@ class Generator(nn.Module):
         features = torch.Size(self.base).numel()
 
         def activation() -> nn.Module:
-            return nn.ReLU() if cfg.generator_activation == "relu" else nn.LeakyReLU(SLOPE)
+            return nn.ReLU() if cfg.generator_activation == "relu" else layers.LeakyReLU(SLOPE)
 
         project: list[nn.Module] = [
             nn.Linear(cfg.latent_dim + self.num_classes, features, bias=cfg.generator_bias)
@@ -100,7 +101,7 @@ class Critic(nn.Module):
             rungs.append(CONV[dims](c_in, c_out, cfg.critic_kernel, cfg.stride, padding))
             if number > 1:
                 rungs += normalisation(cfg.critic_norm, c_out, dims, cfg.norm_groups)
-            rungs.append(nn.LeakyReLU(SLOPE))
+            rungs.append(layers.LeakyReLU(SLOPE))
             if cfg.critic_dropout and cfg.critic_dropout[number - 1]:
                 rungs.append(nn.Dropout(cfg.critic_dropout[number - 1]))
             if cfg.phase_shuffle and number < len(channels):
@@ -151,7 +152,7 @@ def upward(cfg: Config, c_in: int, c_out: int, dims: int) -> list[nn.Module]:
 def normalisation(kind: str, channels: int, dims: int, groups: int) -> list[nn.Module]:
     if kind == "none":
         return []
-    return [BATCH_NORM[dims](channels) if kind == "batch" else nn.GroupNorm(groups, channels)]
+    return [BATCH_NORM[dims](channels) if kind == "batch" else layers.GroupNorm(groups, channels)]
 
 
 class PhaseShuffle(nn.Module):

@@ -414,8 +414,9 @@ def keep_memory() -> None:
             libc.mallopt(option, value)
 
 
-# Numbers of malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD.
-MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**26}
+# Numbers of malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX (the pools of other
+# threads, of which backward is one, give memory back whatever the rest says).
+MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**26, -8: 1}
 FULL = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of PyTorch, CUDA, its libraries
 
 

@@ -20,6 +20,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,8 @@ import audio
 import config
 import dataset
 import demo
+import graph
+import layers
 import models
 import ranks
 import runs
@@ -120,10 +123,12 @@ def gradient_penalty(
     is taken over the whole clip (Gulrajani et al. 2017, "Improved Training of Wasserstein GANs",
     equation 3).
     """
-    place = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device)  # (B, 1, ...)
+    shape = (len(real), *[1] * (real.dim() - 1))
+    place = torch.rand(shape, dtype=real.dtype, device=real.device)  # (B, 1, ...)
     x = torch.lerp(fake, real, place).requires_grad_()  # (B, 1, *S)
     score = critic(x, labels).view(len(x), -1).mean(1)  # (B,)
-    (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    with layers.inputs_only():
+        (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
     return weight * (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
 
@@ -202,9 +207,11 @@ class Run:
 
 
 def build_optimiser(cfg: Config, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+    weights = list(network.parameters())
+    captured = weights[0].is_cuda  # counts its steps on the device, as a graph must
     if cfg.optimiser == "rmsprop":
-        return torch.optim.RMSprop(network.parameters(), lr=rate, alpha=cfg.betas[1])
-    return torch.optim.Adam(network.parameters(), lr=rate, betas=cfg.betas, fused=True)
+        return torch.optim.RMSprop(weights, lr=rate, alpha=cfg.betas[1], capturable=captured)
+    return torch.optim.Adam(weights, lr=rate, betas=cfg.betas, fused=True, capturable=captured)
 
 
 def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
@@ -273,13 +280,16 @@ def full_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     or (`fresh_batches`) each batch is one critic update, and every `critic_steps`-th of them also
     one of the generator.
     """
-    cfg = run.cfg
-    updates = 1 if cfg.fresh_batches else cfg.critic_steps
+    updates = 1 if run.cfg.fresh_batches else run.cfg.critic_steps
     critic = torch.stack([critic_step(run, real, labels) for _ in range(updates)]).mean(0)
-    if cfg.fresh_batches and (run.step + 1) % cfg.critic_steps:
+    if not generator_due(run):
         return torch.cat([critic, torch.zeros(3, device=run.device)])
-    run.generator_updates += 1
     return torch.cat([critic, generator_step(run, real, labels)])
+
+
+def generator_due(run: Run) -> bool:
+    """Whether the coming step updates the generator too: all that a step asks of the host."""
+    return not run.cfg.fresh_batches or (run.step + 1) % run.cfg.critic_steps == 0
 
 
 # ---- checkpoints --------------------------------------------------------------------------------
@@ -317,6 +327,8 @@ def restore(run: Run, state: dict) -> None:
             "with the old ones, or start another run beside it with --run-name NAME."
         )
     for name in NETWORKS:
+        for group in state[name].get("param_groups", ()):  # it may come from another device
+            group["capturable"] = run.device.type == "cuda"
         if state[name]:  # a scaler that does nothing has no state
             getattr(run, name).load_state_dict(state[name])
     for name in COUNTERS:
@@ -419,9 +431,10 @@ def train_epochs(run: Run, batches: Batches, desk: Desk | None, stop: runs.StopS
     cfg = run.cfg
     total = run.step - run.step_in_epoch + (cfg.epochs - run.epoch) * batches.steps
     quiet = ranks.rank() > 0
+    step = stepper(run)
     with tqdm(total=total, initial=run.step, unit="step", mininterval=0.5, disable=quiet) as bar:
         while run.epoch < cfg.epochs:
-            train_epoch(run, batches, bar, desk, stop)
+            train_epoch(run, batches, step, bar, desk, stop)
             means = ranks.on_first(read_means, run)
             run.epoch += 1
             row = {"epoch": run.epoch, "step": run.step, "seconds": run.seconds} | means
@@ -431,8 +444,30 @@ def train_epochs(run: Run, batches: Batches, desk: Desk | None, stop: runs.StopS
             ranks.first_alone(write_epoch, run, desk, stop, row)
 
 
+def stepper(run: Run) -> Callable[[Tensor, Tensor], None]:
+    """What makes one step of a run on a batch and adds its METRICS to the sums of the epoch."""
+
+    if run.cfg.compile:
+        layers.fuse()
+
+    def work(x: Tensor, labels: Tensor) -> None:
+        run.sums += ranks.mean(full_step(run, x, labels))
+
+    if why := graph.why_plain(run.cfg, run.device):
+        if run.device.type == "cuda":
+            print(f"Steps are launched operation by operation, slower than a CUDA graph: {why}.")
+        return work
+    steps = graph.Steps(work)
+    return lambda x, labels: steps(x, labels, kind=generator_due(run))
+
+
 def train_epoch(
-    run: Run, batches: Batches, bar: tqdm, desk: Desk | None, stop: runs.StopSignal
+    run: Run,
+    batches: Batches,
+    step: Callable[[Tensor, Tensor], None],
+    bar: tqdm,
+    desk: Desk | None,
+    stop: runs.StopSignal,
 ) -> None:
     """The steps of one epoch, from wherever the run stands in it.
 
@@ -445,7 +480,8 @@ def train_epoch(
     shown = began
     while run.step_in_epoch < batches.steps:
         indices = ranks.own_part(order[run.step_in_epoch])
-        run.sums += ranks.mean(full_step(run, *batches.get(indices)))
+        step(*batches.get(indices))
+        run.generator_updates += generator_due(run)
         run.step += 1
         run.step_in_epoch += 1
         now = time.perf_counter()

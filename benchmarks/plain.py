@@ -1,11 +1,11 @@
 """The step as one writes it first, and the loader that decodes each epoch: what `train.py` is
 measured against.
 
-Same networks, losses and updates, in plain eager PyTorch: the critic judges real clips, generated
-clips and the points of the penalty in passes of their own, spectral norm iterates in each of them,
-the generator's update also computes the critic's gradients and throws them away, Adam walks over
-the parameters one by one, and every epoch reads every file again. Nothing is slowed down on
-purpose; it is how the published scripts do it.
+Same networks, losses and updates, in plain eager PyTorch with the layers of `torch.nn`: the critic
+judges real clips, generated clips and the points of the penalty in passes of their own, spectral
+norm iterates in each of them, the generator's update also computes the critic's gradients and
+throws them away, Adam walks over the parameters one by one, and every epoch reads every file again.
+Nothing is slowed down on purpose; it is how the published scripts do it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import audio  # noqa: E402
 import dataset  # noqa: E402
+import layers  # noqa: E402
 import train  # noqa: E402
 from config import Config  # noqa: E402
 
@@ -95,6 +96,7 @@ def step(
 ) -> float:
     """One batch's updates, as `train.full_step` where a generator update is due."""
     updates = 1 if run.cfg.fresh_batches else run.cfg.critic_steps
-    for _ in range(updates):
-        critic_update(run, pair[1], real, labels)
-    return generator_update(run, pair[0], real, labels)
+    with layers.stock():
+        for _ in range(updates):
+            critic_update(run, pair[1], real, labels)
+        return generator_update(run, pair[0], real, labels)

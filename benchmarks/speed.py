@@ -1,22 +1,28 @@
 """How fast is it, and what does that gain? One command, one table.
 
     python benchmarks/speed.py --data-dir data
-    python benchmarks/speed.py --recipes sn-wgan-gp cgan --batches 16 64 --figure speed.png
+    python benchmarks/speed.py --recipes sn-wgan-gp cgan --batches 16 64 --ranks 1 2 --profile
 
 For each recipe and batch size: the step of `train.py` and the plain one of `plain.py`, timed in
 turns, so that whatever slows the machine slows both; their ratio with its spread; how near the step
-is to the arithmetic floor of the device. Then the data: decoded the first time,
-opened the second, and decoded again every epoch by a DataLoader. Then one set of samples.
+comes to the floor of the device, which is arithmetic or memory, whichever takes longer. Then what
+else a run consists of: the data decoded the first time, opened the second, and decoded again every
+epoch by a DataLoader; a set of samples with its page; whole runs; the same on several ranks.
+`size.py` beside this one has the cost of 400 to 100 000 clips.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import multiprocessing
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +41,16 @@ import plain  # noqa: E402
 
 import audio  # noqa: E402
 import dataset  # noqa: E402
-import desk  # noqa: E402
+import page  # noqa: E402
 import runs  # noqa: E402
 import train  # noqa: E402
 from config import GRIFFIN_LIM, RECIPES, Config  # noqa: E402
+from desk import Samples  # noqa: E402
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measure the step, the data and the samples of some recipes."""
+    """Measure the step, the data, the samples and whole runs of some recipes."""
 
     data_dir: str = str(ROOT / "data")
     """Class folders."""
@@ -53,45 +60,63 @@ class Options:
     """Batch sizes; none: the recipe's own."""
     turns: int = 5
     """Timed steps of each kind."""
+    warm_ups: int = 4
+    """Steps of each kind before: memory is taken, kernels are chosen, graphs are captured."""
     precision: str = ""
     """fp32, bf16 or fp16 for the fast step; empty: the recipe's own."""
+    compile: bool = False
+    """The constant of that name, for the fast step."""
+    vocoder: str = GRIFFIN_LIM
+    """For the samples and the whole runs of recipes that would fetch one; empty: fetch it."""
+    epochs: int = 0
+    """Also time whole runs (`python train.py`, samples and scores included) of so many epochs; -1:
+    the recipe's own number."""
+    ranks: tuple[int, ...] = ()
+    """Also time an epoch of the first recipe on so many ranks each."""
+    profile: bool = False
+    """Also say where the time of both steps goes."""
     device: str = "auto"
     """auto, cuda, cpu."""
     figure: str = ""
     """PNG to draw; empty: none."""
 
 
-@dataclass
-class Row:
-    """What was measured of one recipe at one batch size; seconds."""
-
-    recipe: str
-    batch: int
-    plain: list[float]
-    fast: list[float]
-    flops: int  # of one fast step
-    peak_gflops: float
-
-    @property
-    def ratios(self) -> list[float]:
-        return [a / b for a, b in zip(self.plain, self.fast)]
-
-    def cells(self) -> list[str]:
-        fast, ratio = statistics.median(self.fast), statistics.median(self.ratios)
-        floor = self.flops / self.peak_gflops / 1e9
-        return [
-            self.recipe,
-            str(self.batch),
-            f"{statistics.median(self.plain):.4g}",
-            f"{fast:.4g}",
-            f"{ratio:.2f} ({min(self.ratios):.2f} to {max(self.ratios):.2f})",
-            f"{self.batch / fast:.4g}",
-            f"{self.flops / 1e9:.4g}",
-            f"{floor / fast:.0%}",
-        ]
+# ---- the floor ----------------------------------------------------------------------------------
 
 
-HEADS = ["recipe", "batch", "plain s", "fast s", "ratio", "clips/s", "GFLOP", "of the floor"]
+class Work(TorchDispatchMode):
+    """Counts what products and convolutions compute and must move, gradients of gradients included.
+
+    Everything between them could be part of their kernels, so a floor has only these. PyTorch's own
+    counter follows modules, which `autograd.grad` inside a loss does not allow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
+            there = (*args, *(out if isinstance(out, (tuple, list)) else (out,)))
+            self.bytes += sum(t.numel() * t.element_size() for t in there if torch.is_tensor(t))
+        return out
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The most that a device was seen to do, in one second."""
+
+    flops: float
+    bytes: float
+
+    def floor(self, work: tuple[int, int]) -> float:
+        """Least seconds for (operations, bytes)."""
+        return max(work[0] / self.flops, work[1] / self.bytes)
+
+    def __str__(self) -> str:
+        return f"{self.flops / 1e9:.0f} GFLOP/s and {self.bytes / 1e9:.0f} GB/s"
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -103,31 +128,98 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peak_gflops(device: torch.device) -> float:
-    """The quickest that this device multiplies float32 numbers: large products and convolutions."""
-    a = torch.randn(2048, 2048, device=device)
+def ceiling(device: torch.device) -> Ceiling:
+    """Large products and convolutions of float32 numbers (TF32 where training uses it); a copy."""
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device)
     x = torch.randn(16, 128, 20, 88, device=device).to(memory_format=torch.channels_last)
     w = torch.randn(256, 128, 4, 4, device=device).to(memory_format=torch.channels_last)
     works = (
-        (2 * 2048**3, lambda: a @ a),
+        (2 * size**3, lambda: a @ a),
         (2 * 16 * 256 * 128 * 16 * 10 * 44, lambda: torch.conv2d(x, w, None, 2, 1)),
     )
-    return max(n / min(seconds(f, device) for _ in range(20)) / 1e9 for n, f in works)
+    flops = max(n / min(seconds(f, device) for _ in range(20)) for n, f in works)
+    y = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
+    z = torch.empty_like(y)
+    return Ceiling(flops, 2 * y.nbytes / min(seconds(lambda: z.copy_(y), device) for _ in range(9)))
 
 
-class Flops(TorchDispatchMode):
-    """Counts the operations of products and convolutions, gradients of gradients included.
+# ---- steps --------------------------------------------------------------------------------------
 
-    PyTorch's own counter follows modules, which `autograd.grad` inside a loss does not allow.
-    """
 
-    total = 0
+@dataclass
+class Row:
+    """What was measured of one recipe at one batch size; seconds, bytes."""
+
+    recipe: str
+    batch: int
+    plain: list[float]
+    fast: list[float]
+    floor: float
+    memory: int  # most that the process of the fast step held
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.plain, self.fast)]
+
+    def cells(self) -> list[str]:
+        fast, ratio = statistics.median(self.fast), statistics.median(self.ratios)
+        return [
+            self.recipe,
+            str(self.batch),
+            f"{statistics.median(self.plain):.4g}",
+            f"{fast:.4g}",
+            f"{ratio:.2f} ({min(self.ratios):.2f} to {max(self.ratios):.2f})",
+            f"{self.batch / fast:.4g}",
+            f"{self.floor / fast:.0%}",
+            f"{self.memory / 2**30:.2f}",
+        ]
+
+
+HEADS = ["recipe", "batch", "plain s", "fast s", "ratio", "clips/s", "of the floor", "GiB"]
+
+
+class Stopwatch(TorchDispatchMode):
+    """Seconds of each operation, one after the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device, self.times = device, Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if count := flop_registry.get(func._overloadpacket):
-            self.total += count(*args, **(kwargs or {}), out_val=out)
-        return out
+        out = []
+        taken = seconds(lambda: out.append(func(*args, **(kwargs or {}))), self.device)
+        self.times[func._overloadpacket.__name__] += taken
+        return out[0]
+
+
+KINDS = {
+    "convolutions": ("convolution",),
+    "their gradients": ("convolution_backward",),
+    "norms": ("native_group_norm", "native_batch_norm", "_native_batch_norm", "cudnn_batch_norm"),
+    "leaky_relu, relu": ("leaky_relu", "relu", "threshold"),
+    "products": ("mm", "addmm", "bmm", "mv"),
+    "optimiser": ("_fused_adam", "_foreach"),
+}
+
+
+def kind_of(operation: str) -> str:
+    """Which row of a profile an operation belongs to."""
+    for kind, names in KINDS.items():
+        whole = kind in ("convolutions", "their gradients", "products")
+        if any(operation == n if whole else operation.startswith(n) for n in names):
+            return kind
+    return "everything else"
+
+
+def profile(step: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """Seconds of one step by kind of operation (measuring makes many small ones slower)."""
+    with Stopwatch(device) as watch:
+        step()
+    kinds = Counter()
+    for operation, taken in watch.times.items():
+        kinds[kind_of(operation)] += taken
+    return dict(kinds)
 
 
 def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Tensor, pipe) -> None:
@@ -139,28 +231,45 @@ def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Te
     if kind == "fast":
         device = runs.pick_device(cfg)
         run = train.Run.start(cfg, classes, device)
+        make = train.stepper(run)
     else:
-        device = torch.device(
-            "cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu"
-        )
+        on_cuda = cfg.device != "cpu" and torch.cuda.is_available()
+        device = torch.device("cuda" if on_cuda else "cpu")
         run = train.Run.start(dataclasses.replace(cfg, precision="fp32"), classes, device)
-        run.generator.to(memory_format=torch.contiguous_format)
-        run.critic.to(memory_format=torch.contiguous_format)
-    pair = plain.optimisers(run)
-    real, labels = real.to(device), labels.to(device)
+        for network in (run.generator, run.critic):
+            network.to(memory_format=torch.contiguous_format)
+        pair = plain.optimisers(run)
+        make = lambda *batch: plain.step(run, pair, *batch)  # noqa: E731
+    batch = real.to(device), labels.to(device)
     run.step = cfg.critic_steps - 1  # the step that brings a generator update too
-    step = train.full_step if kind == "fast" else plain.step
-    rest = (run, real, labels) if kind == "fast" else (run, pair, real, labels)
-    with Flops() as counter:
-        step(*rest)
-    pipe.send(counter.total)
-    while pipe.recv():
+    answers = {
+        "count": lambda: _counted(lambda: train.full_step(run, *batch)),
+        "time": lambda: seconds(lambda: make(*batch), device),
+        "profile": lambda: profile(_once(kind, run, make, batch), device),
+        "memory": lambda: _most_memory(device),
+    }
+    while asked := pipe.recv():
         time.sleep(0.3)  # the threads of the other process go on waiting for work for a while
-        pipe.send(seconds(lambda: step(*rest), device))
+        pipe.send(answers[asked]())
 
 
-def measure(cfg: Config, clips: dataset.Clips, options: Options, peak: float) -> Row:
-    """Time both steps in turns, after two of each to warm up."""
+def _once(kind: str, run: train.Run, make: Callable, batch: tuple) -> Callable[[], object]:
+    """One step, operation by operation."""
+    return lambda: train.full_step(run, *batch) if kind == "fast" else make(*batch)
+
+
+def _counted(step: Callable[[], object]) -> tuple[int, int]:
+    with Work() as work:
+        step()
+    return work.flops, work.bytes
+
+
+def _most_memory(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else runs.peak_memory()
+
+
+def measure(cfg: Config, clips: dataset.Clips, options: Options, most: Ceiling) -> Row:
+    """Time both steps in turns, after some of each to warm up."""
     rows = np.resize(np.arange(len(clips)), cfg.batch_size)  # small sets are repeated
     real, labels = torch.from_numpy(np.array(clips.data[rows])), torch.tensor(clips.labels)[rows]
     classes = clips.classes if cfg.conditional else []
@@ -171,18 +280,32 @@ def measure(cfg: Config, clips: dataset.Clips, options: Options, peak: float) ->
         work = (kind, cfg, classes, real, labels, theirs)
         workers.append(start.Process(target=stepper, args=work, daemon=True))
         workers[-1].start()
-        flops = pipes[kind].recv()
+
+    def ask(kind: str, what: str):
+        pipes[kind].send(what)
+        return pipes[kind].recv()
+
     times: dict[str, list[float]] = {kind: [] for kind in pipes}
-    for turn in range(1 + options.turns):
-        for kind, pipe in pipes.items():
-            pipe.send(True)
-            taken = pipe.recv()
-            if turn:  # the first one warms up
+    for turn in range(options.warm_ups + options.turns):
+        for kind in pipes:
+            taken = ask(kind, "time")
+            if turn >= options.warm_ups:
                 times[kind].append(taken)
+    memory = ask("fast", "memory")
+    if options.profile:
+        parts = {kind: ask(kind, "profile") for kind in pipes}
+        print(f"{cfg.recipe}, batch {cfg.batch_size}: seconds of one step by kind of operation")
+        names = [*KINDS, "everything else"]
+        cells = [[n, *(f"{parts[kind].get(n, 0):.3f}" for kind in pipes)] for n in names]
+        print(text_table([["", *pipes], *cells]), flush=True)
+    floor = most.floor(ask("fast", "count"))
     for pipe, worker in zip(pipes.values(), workers):
-        pipe.send(False)
+        pipe.send("")
         worker.join()
-    return Row(cfg.recipe, cfg.batch_size, times["plain"], times["fast"], flops, peak)
+    return Row(cfg.recipe, cfg.batch_size, times["plain"], times["fast"], floor, memory)
+
+
+# ---- what else a run consists of ----------------------------------------------------------------
 
 
 def data_times(cfg: Config) -> list[tuple[str, float, str]]:
@@ -209,14 +332,59 @@ def data_times(cfg: Config) -> list[tuple[str, float, str]]:
 
 
 def sample_seconds(cfg: Config, clips: dataset.Clips) -> float:
-    """Seconds for one set of sounds and pictures of every class."""
+    """Seconds for one set of sounds and pictures of every class, and the page."""
     device = runs.pick_device(cfg)
     classes = clips.classes if cfg.conditional else []
     run = train.Run.start(cfg, classes, device)
     vocoder, _ = audio.load_vocoder(cfg, device)
-    samples = desk.Samples(cfg, classes, clips, np.arange(len(clips)), vocoder)
-    samples.write(run.generator, 1)  # the first one also loads fonts and filters
-    return seconds(lambda: samples.write(run.generator, 1), device)
+    samples = Samples(cfg, classes, clips, np.arange(len(clips)), vocoder)
+    runs.write_config(cfg, classes)
+    samples.write_real()  # which also loads fonts and filters
+
+    def a_set() -> None:
+        samples.write(run.generator, 1)
+        page.write_pages(cfg.run_dir)
+
+    a_set()
+    return seconds(a_set, device)
+
+
+def train_in(cfg: Config, name: str, world: int, **fields: object) -> tuple[float, list[float]]:
+    """Train with `python train.py`, or on several ranks: seconds in all, and of each epoch."""
+    command = [sys.executable, str(ROOT / "train.py"), cfg.recipe]
+    if world > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    fields |= {"run_name": name, "data_dir": cfg.data_dir, "output_dir": cfg.output_dir}
+    fields |= {"vocoder": cfg.vocoder, "device": cfg.device}
+    for field, value in fields.items():
+        command += [f"--{field.replace('_', '-')}", str(value)]
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // world))}
+    start = time.perf_counter()
+    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with exit code {done.returncode}:\n{done.stderr}")
+    taken = time.perf_counter() - start
+    with open(Path(cfg.output_dir, name, "log.csv"), newline="") as file:
+        return taken, [float(row["seconds"]) for row in csv.DictReader(file)]
+
+
+def whole_run(cfg: Config, epochs: int) -> str:
+    epochs = cfg.epochs if epochs < 0 else epochs
+    taken, each = train_in(cfg, "whole", 1, epochs=epochs)
+    return f"{cfg.recipe}: {epochs} epochs in {taken:.1f} s, {sum(each):.1f} s of them in steps"
+
+
+def on_ranks(cfg: Config, counts: tuple[int, ...]) -> list[str]:
+    """Seconds of the second epoch on so many ranks; the first one also warms up."""
+    lines = []
+    for world in counts:
+        quiet = {"score_every": 0, "sample_every": 100}
+        each = train_in(cfg, f"ranks{world}", world, epochs=2, **quiet)[1]
+        lines.append(f"{cfg.recipe}, batch {cfg.batch_size}: {each[1]:.1f} s an epoch on {world}")
+    return lines
+
+
+# ---- the report ---------------------------------------------------------------------------------
 
 
 def text_table(rows: list[list[str]]) -> str:
@@ -250,32 +418,41 @@ def draw(path: str, rows: list[Row], title: str) -> None:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     rows: list[Row] = []
+    said: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.recipes:
+            recipe = RECIPES[name]
+            fetched = "/" in recipe.vocoder and options.vocoder
             cfg = dataclasses.replace(
-                RECIPES[name],
+                recipe,
                 data_dir=options.data_dir,
                 output_dir=folder,
                 device=options.device,
-                precision=options.precision or RECIPES[name].precision,
+                precision=options.precision or recipe.precision,
+                compile=options.compile,
+                vocoder=options.vocoder if fetched else recipe.vocoder,
             )
-            if "/" in cfg.vocoder:  # from the hub: not what is measured here
-                cfg = dataclasses.replace(cfg, vocoder=GRIFFIN_LIM)
             device = runs.pick_device(cfg)
             for what, taken, rate in data_times(cfg):
-                print(f"{name}: {what}: {taken:.3g} s {rate}", flush=True)
+                said.append(f"{name}: {what}: {taken:.3g} s {rate}")
             clips = dataset.load_clips(cfg, dataset.find_clips(cfg))
-            print(f"{name}: a set of samples: {sample_seconds(cfg, clips):.3g} s", flush=True)
-            peak = peak_gflops(device)
+            said.append(
+                f"{name}: a set of samples and the page: {sample_seconds(cfg, clips):.3g} s"
+            )
+            print("\n".join(said[-4:]), flush=True)
+            most = ceiling(device)
             for batch in options.batches or (cfg.batch_size,):
                 sized = dataclasses.replace(cfg, batch_size=batch)
-                rows.append(measure(sized, clips, options, peak))
+                rows.append(measure(sized, clips, options, most))
                 print(text_table([HEADS, rows[-1].cells()]), flush=True)
+            if options.epochs:
+                said.append(whole_run(cfg, options.epochs))
+            if options.ranks and name == options.recipes[0]:
+                said += on_ranks(cfg, options.ranks)
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{device}"
     note = f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    note += f", n = {options.turns} steps of each kind in turns; floor at {peak:.0f} GFLOP/s"
-    print(text_table([HEADS, *(row.cells() for row in rows)]))
-    print(note)
+    note += f", n = {options.turns} steps of each kind in turns; ceiling {most}"
+    print("\n".join([text_table([HEADS, *(row.cells() for row in rows)]), *said, note]))
     if options.figure:
         draw(options.figure, rows, note.replace(", n =", "\nn ="))
 

@@ -1,0 +1,92 @@
+"""Everything that needs a GPU, in one command: check, time, train.
+
+    python benchmarks/gpu.py --data-dir data --out gpu
+
+Runs the tests that need CUDA, times every recipe (plain and replayed steps, a profile, batches of
+16 to 256, data sets of several sizes, bf16, as many ranks as there are GPUs) and trains the default
+recipe from beginning to end. What each part prints goes to OUT/<part>.txt; one that fails does not
+stop the others. Nothing is fetched: samples are played by Griffin-Lim unless --vocoder says other.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from config import GRIFFIN_LIM, RECIPES  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Options:
+    """Check, time and train on the GPU of this machine."""
+
+    data_dir: str = str(ROOT / "data")
+    """Class folders."""
+    out: str = "gpu"
+    """Folder for everything that is printed, drawn and trained."""
+    vocoder: str = GRIFFIN_LIM
+    """Of the whole run; "" takes the recipe's own, which is fetched once."""
+    only: tuple[str, ...] = ()
+    """Parts to run; none: all of them."""
+    minutes: float = 10.0
+    """After so many minutes a part is given up."""
+
+
+def parts(options: Options, out: Path) -> dict[str, list[str]]:
+    """The command of each part."""
+    speed = ["benchmarks/speed.py", "--data-dir", options.data_dir, "--turns", "20"]
+    vocoder = ["--vocoder", options.vocoder] if options.vocoder else []
+    gpus = [str(n) for n in (1, 2, 4, 8) if n <= torch.cuda.device_count()]
+    run = ["--data-dir", options.data_dir, "--output-dir", str(out / "runs"), *vocoder]
+    return {
+        "checks": ["-m", "pytest", "-q", "-rP", "tests/test_cuda.py", "tests/test_batches.py"],
+        "whole": ["train.py", *run],
+        "steps": [*speed, "--recipes", *RECIPES, "--profile", "--figure", str(out / "speed.png")],
+        "batches": [*speed, "--batches", "16", "64", "256", "--ranks", *gpus],
+        "compiled": [*speed, "--batches", "16", "256", "--compile"],
+        "bf16": [*speed, "--batches", "16", "256", "--precision", "bf16"],
+        "sizes": ["benchmarks/size.py", "--device", "cuda"],
+    }
+
+
+def main() -> int:
+    options = tyro.cli(Options, description=__doc__)
+    if not torch.cuda.is_available():
+        print("Error: PyTorch sees no CUDA GPU here; benchmarks/speed.py measures a CPU.")
+        return 2
+    out = Path(options.out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    commands = parts(options, out)
+    if unknown := sorted(set(options.only) - set(commands)):
+        print(f"Error: --only {' '.join(unknown)}: the parts are {', '.join(commands)}.")
+        return 2
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
+    failed = []
+    for name in options.only or commands:
+        start = time.perf_counter()
+        with open(out / f"{name}.txt", "w") as file:
+            command = [sys.executable, *commands[name]]
+            try:
+                done = subprocess.run(
+                    command, cwd=ROOT, stdout=file, stderr=file, timeout=60 * options.minutes
+                )
+                how = "done" if done.returncode == 0 else f"exit code {done.returncode}"
+            except subprocess.TimeoutExpired:
+                how = f"given up after {options.minutes:g} minutes (--minutes)"
+        if how != "done":
+            failed.append(name)
+        print(f"\n== {name}: {how}, {time.perf_counter() - start:.1f} s", flush=True)
+        print("\n".join((out / f"{name}.txt").read_text().splitlines()[-25:]), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""A step on CUDA as one graph: captured once, then replayed with a single launch.
+
+A step is some fifteen hundred small operations whatever the batch, and launched one by one they
+keep a GPU waiting for Python. A CUDA graph holds their kernels with all addresses, so whatever
+changes from step to step lies in tensors that stay where they are: the batch, the weights, the
+optimisers' states, the sums of the log. Noise comes from CUDA's default generator, which goes on
+at each replay where it stood: numbers are drawn as they would be without a graph.
+
+The first steps of a kind run plainly, which is what warms up allocator, cuDNN and optimisers. They
+are steps like any other: nothing has to be undone, and a run may change between plain and replayed
+steps whenever it is continued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+import ranks
+from config import Config
+
+WARM_UPS = 3  # plain steps of a kind before it is captured
+
+Work = Callable[[Tensor, Tensor], None]
+
+
+def why_plain(cfg: Config, device: torch.device) -> str:
+    """Why the steps of a run are launched operation by operation; "" where they are captured."""
+    if device.type != "cuda":
+        return f"{device.type} has no graphs"
+    if not cfg.graph:
+        return "graph = False"
+    if ranks.world() > 1:
+        return "gradients are exchanged between the ranks in the middle of a step"
+    if cfg.precision == "fp16" and cfg.optimiser != "adam":
+        return f"fp16 asks the host after each gradient whether {cfg.optimiser} may use it"
+    return ""
+
+
+class Steps:
+    """Does `work(x, labels)`: plainly at first, then as the graph of its kind.
+
+    `work` must be pure tensor work that reads nothing back, writes its results into tensors that
+    were there before, and depends on nothing of the host but `kind`.
+    """
+
+    def __init__(
+        self, work: Work, capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None
+    ) -> None:
+        """`capture`: makes a replay out of work on fixed tensors; None: a CUDA graph."""
+        self.work = work
+        self.capture = capture or Graphs()
+        self.done: dict[Hashable, int] = {}  # plain steps of each kind
+        self.replays: dict[Hashable, Callable[[], None]] = {}
+        self.x: Tensor | None = None  # (B, 1, *S), where a graph expects its batch
+        self.labels: Tensor | None = None  # (B,)
+        self.failed = ""  # why no graph came about
+
+    def __call__(self, x: Tensor, labels: Tensor, kind: Hashable) -> None:
+        """One step; `x` and `labels` may be the fixed tensors themselves."""
+        if self.x is None:
+            self.x, self.labels = x.clone(), labels.clone()
+        if kind not in self.replays and (self.failed or self.done.get(kind, 0) < WARM_UPS):
+            self.done[kind] = self.done.get(kind, 0) + 1
+            self.work(x, labels)
+            return
+        if x is not self.x:
+            self.x.copy_(x)
+            self.labels.copy_(labels)
+        if kind not in self.replays:
+            try:
+                self.replays[kind] = self.capture(lambda: self.work(self.x, self.labels))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # CUDA's: an operation that cannot be captured
+                self.failed = str(error).partition("\n")[0]
+                print(
+                    f"No CUDA graph of a step ({self.failed}): steps go on operation by operation, "
+                    "slower (--no-graph does so from the start).",
+                    flush=True,
+                )
+                self.replays.clear()
+                self.work(self.x, self.labels)
+                return
+        self.replays[kind]()
+
+
+class Graphs:
+    """Captures work as CUDA graphs, which share one pool of memory: they never run together."""
+
+    def __init__(self) -> None:
+        self.pool = None
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        """A function that does `work` again, on the same tensors; nothing is computed here."""
+        noise = torch.cuda.default_generators[torch.cuda.current_device()]
+        before = noise.clone_state()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Only this thread is watched: others (the streaming of batches) go on with theirs.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                work()
+        except RuntimeError:
+            noise.graphsafe_set_state(before)  # it would still wait for the end of the capture
+            raise
+        self.pool = graph.pool()
+        return graph.replay

@@ -1,0 +1,275 @@
+"""Layers of the critic whose gradient of the gradient costs what it must, and no more.
+
+The gradient penalty is a loss of the critic's slope, so its update differentiates every layer
+twice. PyTorch does that correctly, but by general formulas: the gradient of a convolution's
+gradient becomes a convolution with kernels as large as feature maps, that of GroupNorm some thirty
+elementwise passes, and LeakyReLU, whose second derivative is zero, sends a tensor of zeros back
+through everything below it. Here each is written out. Same numbers up to rounding, same parameters
+and state dicts as the layers of `torch.nn` they derive from; under autocast they are those layers.
+
+For convolutions the idea is Karras et al.'s (2020, StyleGAN2-ADA): the second-order gradients of a
+convolution are a convolution and a weight gradient again. Shapes: N clips, C channels, G groups;
+`*s` stands for (H, W) or (L,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+aten = torch.ops.aten
+_now = {"parameters": True, "ours": True}  # not of a thread: on CUDA another one runs backward
+
+
+@contextmanager
+def _without(what: str) -> Iterator[None]:
+    before, _now[what] = _now[what], False
+    try:
+        yield
+    finally:
+        _now[what] = before
+
+
+def inputs_only() -> AbstractContextManager:
+    """Within it, gradients of the layers' parameters are left out.
+
+    For a slope, `autograd.grad(score, x)`: PyTorch tells its own layers what is asked for, but not
+    those that are written in Python, which would compute all.
+    """
+    return _without("parameters")
+
+
+def stock() -> AbstractContextManager:
+    """Within it the layers compute as those of `torch.nn`: for comparison."""
+    return _without("ours")
+
+
+def _wanted(ctx) -> tuple[bool, bool, bool]:
+    """Which gradients of (x, weight, bias) are to be computed."""
+    x, weight, bias = ctx.needs_input_grad[:3]
+    return x, weight and _now["parameters"], bias and _now["parameters"]
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, at: tuple) -> Tensor:
+    stride, padding, dilation, groups = at
+    none = [0] * len(stride)
+    return aten.convolution(x, weight, bias, stride, padding, dilation, False, none, groups)
+
+
+def convolution_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, at: tuple, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients with respect to x, weight and bias, those that are `wanted`."""
+    stride, padding, dilation, groups = at
+    none, bias = [0] * len(stride), [weight.shape[0]]
+    return aten.convolution_backward(
+        grad, x, weight, bias, stride, padding, dilation, False, none, groups, wanted
+    )
+
+
+class Convolve(Function):
+    """`convolve`, differentiable twice."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, at):
+        ctx.save_for_backward(x, weight)
+        ctx.at = at
+        return convolve(x, weight, bias, at)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        wanted = _wanted(ctx)
+        if torch.is_grad_enabled():
+            return *ConvolutionGradients.apply(grad, x, weight, ctx.at, wanted), None
+        return *convolution_gradients(grad, x, weight, ctx.at, wanted), None
+
+
+class ConvolutionGradients(Function):
+    """`convolution_gradients`, differentiable once more where x's gradient is concerned."""
+
+    @staticmethod
+    def forward(ctx, grad, x, weight, at, wanted):
+        ctx.save_for_backward(grad, weight)
+        ctx.at = at
+        ctx.set_materialize_grads(False)
+        of_x, of_weight, of_bias = convolution_gradients(grad, x, weight, at, wanted)
+        ctx.mark_non_differentiable(*(g for g in (of_weight, of_bias) if g is not None))
+        return of_x, of_weight, of_bias
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, v, *_):
+        """`v` comes for x's gradient, which is linear in `grad` and in `weight`."""
+        grad, weight = ctx.saved_tensors
+        if v is None:
+            return None, None, None, None, None
+        of_grad = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_grad = convolve(v, weight, None, ctx.at)
+        if ctx.needs_input_grad[2]:
+            only = (False, True, False)
+            of_weight = convolution_gradients(grad, v, weight, ctx.at, only)[1]
+        return of_grad, None, of_weight, None, None
+
+
+class Leak(Function):
+    """LeakyReLU: its slope is constant wherever there is one, so the second derivative is none."""
+
+    @staticmethod
+    def forward(ctx, x, slope):
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return aten.leaky_relu(x, slope)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return LeakGradient.apply(grad, x, ctx.slope), None
+
+
+class LeakGradient(Function):
+    @staticmethod
+    def forward(ctx, grad, x, slope):
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return aten.leaky_relu_backward(grad, x, slope, False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, v):
+        (x,) = ctx.saved_tensors
+        return aten.leaky_relu_backward(v, x, ctx.slope, False), None, None
+
+
+# ---- GroupNorm ----------------------------------------------------------------------------------
+# y = w u + b with u = r (x - m), m the mean of a group of n numbers and r = 1 / sqrt(var + eps).
+# For a gradient g of y, with s = w g and E the mean over a group, that of x is
+#     d = r (s - E[s] - u E[s u]).
+# The penalty's gradient v of d then gives, with a = E[s u] and b = E[v u],
+#     for g:  w r (v - E[v] - u b)
+#     for w:  the sum of g r (v - E[v] - u b)
+#     for x:  -r^2 (a v + b s - a E[v] - b E[s] + u (E[v s] - E[v] E[s] - 3 a b)).
+
+
+class Normalise(Function):
+    """GroupNorm, differentiable twice; returns y, m and r."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, groups, eps):
+        size = (len(x), x.shape[1], x[0, 0].numel(), groups)
+        y, mean, rate = aten.native_group_norm(x, weight, bias, *size, eps)
+        ctx.save_for_backward(x, mean, rate, weight)
+        ctx.size = size
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, mean, rate, weight = ctx.saved_tensors
+        wanted = _wanted(ctx)
+        own = NormaliseGradients.apply(grad, x, weight, mean, rate, ctx.size, wanted)
+        return *own, None, None
+
+
+class NormaliseGradients(Function):
+    @staticmethod
+    def forward(ctx, grad, x, weight, mean, rate, size, wanted):
+        ctx.save_for_backward(grad, x, weight, mean, rate)
+        ctx.size = size
+        ctx.set_materialize_grads(False)
+        of_x, of_weight, of_bias = aten.native_group_norm_backward(
+            grad, x, mean, rate, weight, *size, wanted
+        )
+        ctx.mark_non_differentiable(*(g for g in (of_weight, of_bias) if g is not None))
+        return of_x, of_weight, of_bias
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, v, *_):
+        if v is None:
+            return (None,) * 7
+        grad, x, weight, mean, rate = ctx.saved_tensors
+        return *norm_second_gradients(v, grad, x, weight, mean, rate), None, None, None, None
+
+
+def norm_second_gradients(
+    v: Tensor, grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rate: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for `grad`, x and weight of `<v, d>`, d being GroupNorm's gradient of x.
+
+    `v, grad, x (N, C, *s)`, `weight (C,)`, `mean, rate (N, G)`; the formulas stand above.
+    """
+    groups = mean.shape[1]
+    v, g, x = (t.unflatten(1, (groups, -1)) for t in (v, grad, x))  # (N, G, C / G, *s)
+    places = tuple(range(3, x.dim()))
+    beside = (..., *[None] * len(places))
+    w = weight.view(groups, -1)  # (G, C / G)
+    r = rate[..., None]  # (N, G, 1), as are the means
+    u = torch.addcmul((-mean[..., None] * r)[beside], x, r[beside])
+    # Sums a channel, (N, G, C / G), of g alone, times u, times v; then means over groups of w g.
+    by_channel = torch.stack([t.sum(places) for t in (g, g * u, g * v)])
+    size = x[0, 0].numel()
+    mean_s, a, mean_vs = (by_channel * w).sum(-1, keepdim=True) / size
+    mean_v, b = torch.stack([t.flatten(2).sum(2, keepdim=True) for t in (v, v * u)]) / size
+
+    of_grad = torch.addcmul((-mean_v)[beside] + v, u, -b[beside]).mul_((w * r)[beside])
+    square = -r * r
+    rest = square * (mean_vs - mean_v * mean_s - 3 * a * b)
+    of_x = torch.addcmul((-square * (a * mean_v + b * mean_s))[beside], v, (square * a)[beside])
+    of_x.addcmul_(g, (square * b * w)[beside]).addcmul_(u, rest[beside])
+    sum_g, sum_gu, sum_gv = by_channel
+    of_weight = (r * (sum_gv - mean_v * sum_g - b * sum_gu)).sum(0)
+    return of_grad.flatten(1, 2), of_x.flatten(1, 2), of_weight.flatten()
+
+
+def fuse() -> None:
+    """Let this process make few kernels of that formula (TorchInductor), where there is a compiler.
+
+    Where there is none, PyTorch warns, and the formula is computed pass by pass as before.
+    """
+    global norm_second_gradients
+    torch._dynamo.config.suppress_errors = True
+    if not hasattr(norm_second_gradients, "_torchdynamo_orig_callable"):
+        norm_second_gradients = torch.compile(norm_second_gradients, dynamic=False)
+
+
+# ---- modules ------------------------------------------------------------------------------------
+
+
+def _plainly(x: Tensor) -> bool:
+    """Whether the stock layer serves: under autocast, or where nothing is differentiated."""
+    wanted = _now["ours"] and torch.is_grad_enabled()
+    return not wanted or torch.is_autocast_enabled(x.device.type)
+
+
+class _Conv(nn.Module):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if _plainly(x):
+            return super()._conv_forward(x, weight, bias)
+        at = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
+        return Convolve.apply(x, weight, bias, at)
+
+
+class Conv1d(_Conv, nn.Conv1d):
+    pass
+
+
+class Conv2d(_Conv, nn.Conv2d):
+    pass
+
+
+class GroupNorm(nn.GroupNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        if _plainly(x):
+            return super().forward(x)
+        return Normalise.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+
+
+class LeakyReLU(nn.LeakyReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if _plainly(x) else Leak.apply(x, self.negative_slope)

@@ -1,0 +1,119 @@
+"""Steps that are captured and replayed: what of it can run without CUDA.
+
+In place of a CUDA graph stands the work itself on the same fixed tensors; `test_cuda.py` has the
+graphs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import shrunk, weights
+
+import config
+import graph
+import ranks
+import train
+
+
+class Recorder:
+    """Captures without computing, as CUDA does, and remembers what was asked of it."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.captured, self.replayed, self.fails = 0, 0, fails
+
+    def __call__(self, work):
+        self.captured += 1
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+        def replay():
+            self.replayed += 1
+            work()
+
+        return replay
+
+
+@pytest.fixture
+def replaying(monkeypatch):
+    """Makes training on the CPU go the way of CUDA; returns what captures."""
+
+    def go(fails=False):
+        recorder = Recorder(fails)
+        monkeypatch.setattr(graph, "why_plain", lambda *_: "")
+        monkeypatch.setattr(graph, "Graphs", lambda: recorder)
+        return recorder
+
+    return go
+
+
+def trained(cfg):
+    run = train.train(cfg)
+    log = (cfg.run_dir / "log.csv").read_text().splitlines()
+    seconds = log[0].split(",").index("seconds")
+    rows = [[c for k, c in enumerate(row.split(",")) if k != seconds] for row in log]
+    return weights(run.generator), weights(run.critic), rows
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("sn-wgan-gp", 1), ("frequency-quest", 2)])
+def test_replayed_training_is_the_same_training(name, kinds, sounds, tmp_path, replaying):
+    cfg = shrunk(config.RECIPES[name], sounds, tmp_path / "plain")
+    cfg = replace(cfg, critic_steps=2, epochs=5)
+    plain = trained(cfg)
+    recorder = replaying()
+    replayed = trained(replace(cfg, output_dir=str(tmp_path / "replayed")))
+    assert recorder.captured == kinds
+    assert recorder.replayed == 5 * 4 - kinds * graph.WARM_UPS
+    for a, b in zip(plain, replayed):
+        assert a == b if isinstance(a, list) else torch.equal(a, b)
+
+
+def test_a_run_changes_from_plain_to_replayed_steps(small, replaying, tmp_path):
+    plain = trained(small)
+    other = replace(small, output_dir=str(tmp_path / "other"))
+    trained(replace(other, epochs=2))
+    replaying()
+    for a, b in zip(plain, trained(other)):
+        assert a == b if isinstance(a, list) else torch.equal(a, b)
+
+
+def test_where_nothing_can_be_captured_steps_go_on(small, replaying, tmp_path, capsys):
+    plain = trained(small)
+    recorder = replaying(fails=True)
+    other = trained(replace(small, output_dir=str(tmp_path / "other")))
+    assert recorder.captured == 1  # and it is not tried again
+    for a, b in zip(plain, other):
+        assert a == b if isinstance(a, list) else torch.equal(a, b)
+    said = capsys.readouterr().out
+    assert "(operation not permitted when stream is capturing)" in said
+    assert "--no-graph" in said
+
+
+def test_a_graph_finds_each_batch_where_the_first_one_was():
+    seen = []
+    steps = graph.Steps(lambda x, labels: seen.append((x, x.sum().item(), labels.tolist())), list)
+    steps.capture = lambda work: work
+    for number in range(6):
+        steps(torch.full((2, 1), float(number)), torch.full((2,), number), kind=True)
+    assert [(total, labels) for _, total, labels in seen] == [(2.0 * n, [n, n]) for n in range(6)]
+    fixed = [x for x, *_ in seen[graph.WARM_UPS :]]
+    assert all(x is steps.x for x in fixed)
+
+
+def test_why_steps_are_plain(small, monkeypatch):
+    cuda = torch.device("cuda")
+    assert graph.why_plain(small, torch.device("cpu"))
+    assert graph.why_plain(small, cuda) == ""
+    assert "graph = False" in graph.why_plain(replace(small, graph=False), cuda)
+    half = replace(small, precision="fp16")
+    assert graph.why_plain(half, cuda) == ""
+    assert "rmsprop" in graph.why_plain(replace(half, optimiser="rmsprop"), cuda)
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    assert "ranks" in graph.why_plain(small, cuda)
+
+
+def test_every_recipe_is_captured_or_says_why():
+    plain = {n for n, cfg in config.RECIPES.items() if graph.why_plain(cfg, torch.device("cuda"))}
+    assert plain == set()
