@@ -98,6 +98,11 @@ EAR_MASK = 0.25  # of the bands, and of the frames, at most
 
 BATCHES_AHEAD = 3  # batches in memory where they are read from the disk; at least 2
 UPLOAD_CLIPS = 256  # clips on their way to the GPU at a time: bounds what the host holds
+CHECKPOINT_SECONDS = 10.0  # s between two checkpoints, at least (epochs may be shorter)
+STOP_PATIENCE = 20.0  # s that a stopped run waits for scores being made in the background
+BACKGROUND_LINGER = 5.0  # s for the background process to end by itself
+BACKGROUND_SAID = 5.0  # s of waiting for the background process after which that is said
+BACKGROUND_NICE = 10  # by how much it lets training go first where both want a core
 
 RANKS_PATIENCE = 4 * 3600  # s that ranks wait for rank 0, which decodes or scores meanwhile
 RANKS_LINGER = 3.0  # s for the rank that knows the reason to end first: torchrun reports that one
@@ -128,7 +133,8 @@ class Config:
     sample_every: int = 10
     """Epochs between two sets of pictures and WAVs (one more is made after epoch 1)."""
     checkpoint_every: int = 1
-    """Epochs between two checkpoints: what a power cut can cost."""
+    """Epochs between two checkpoints: what a power cut can cost. Of short epochs, those of ten
+    seconds (CHECKPOINT_SECONDS); of a minute while something is made in the background."""
     seed: int = 42
     """Decides initial weights, order of clips, latents and the sounds that are drawn every time."""
     device: str = "auto"
@@ -150,6 +156,9 @@ class Config:
     """Epochs between two scorings (one more is made after the last epoch); 0: never."""
     score_clips: int = 16
     """Sounds a class that are generated for a scoring."""
+    background: Literal["auto", "on", "off"] = "auto"
+    """Make samples, scores and pages in a second process while training goes on; auto: with CUDA
+    only (on a CPU both would fight for the same cores). The files are the same."""
     decode_threads: int = 0
     """Threads that decode files the first time; 0: one a processor core."""
     tensorboard: bool = False

@@ -22,12 +22,12 @@ import tyro
 
 import audio
 import dataset
+import desk
 import generate
 import models
 import page
 import runs
 import scores
-import train
 from config import Config, UserError
 
 
@@ -71,7 +71,7 @@ def evaluate(options: Options) -> dict:
     if note:
         print(note, flush=True)
     yardstick = scores.make_yardstick(cfg, clips, split, vocoder, device)
-    card = train.score(cfg, models.place(generator, device), vocoder, yardstick)
+    card = desk.score(cfg, models.place(generator, device), vocoder, yardstick)
     card["seconds"] = time.perf_counter() - start
     trained = generate.trained(run_dir, options.weights)
     scores.write_card(cfg, trained["epoch"], trained["step"], options.weights, card)

@@ -25,9 +25,9 @@ from torch import nn
 
 import audio
 import config
+import desk
 import models
 import runs
-import train
 from config import Config, UserError
 
 
@@ -148,8 +148,8 @@ def sounds(
     device = next(generator.parameters()).device
     index = torch.tensor([label], device=device)
     for _ in range(count):  # one by one: the size of a batch would decide how products are rounded
-        z = train.draw_latents(cfg, parts, source)[None]  # (1, P, latent_dim)
-        clip = train.generate(generator, z.to(device), index)  # (1, 1, *S)
+        z = desk.draw_latents(cfg, parts, source)[None]  # (1, P, latent_dim)
+        clip = desk.generate(generator, z.to(device), index)  # (1, 1, *S)
         length = samples if cfg.representation == "wave" else frames
         yield vocoder(clip[..., :length])[0, :samples]
 

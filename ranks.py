@@ -196,11 +196,12 @@ def from_first(value: T) -> T:
 
 
 @contextmanager
-def first_holds(manager: Callable[..., AbstractContextManager], *arguments: object) -> Iterator:
-    """`with manager(*arguments)` on rank 0 only."""
+def first_holds(
+    manager: Callable[..., AbstractContextManager[T]], *arguments: object
+) -> Iterator[T | None]:
+    """`with manager(*arguments)` on rank 0 only; the others get None."""
     with ExitStack() as stack:
-        first_alone(lambda: stack.enter_context(manager(*arguments)))
-        yield
+        yield first_alone(lambda: stack.enter_context(manager(*arguments)))
 
 
 def _first(work: Callable[..., T], arguments: tuple, shared: bool) -> T | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +11,15 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from config import Config
 from page import show as show
@@ -38,6 +44,8 @@ CJK_FONTS = (
 )
 HZ_TICKS = (0, 250, 500, 1000, 2000, 4000, 8000, 16000)
 PIXELS_AN_INCH = 100
+TITLE_COLUMNS = 60  # letters that fit above a panel
+PNG_EFFORT = 1  # of 9: as small as with the usual 6, where there is noise, and sooner
 
 
 # ---- names that any font can draw ---------------------------------------------------------------
@@ -63,64 +71,125 @@ def legible(text: str) -> str:
     return "".join(c if ord(c) in covered and c.isprintable() else f"<{ord(c):X}>" for c in text)
 
 
-def _title(axes: matplotlib.axes.Axes, text: str) -> None:
+def _shortened(text: str) -> str:
+    """`text`, without its middle where it is wider than a panel; CJK counts twice."""
+    wide = sum(unicodedata.east_asian_width(c) in "FW" for c in text)
+    most = TITLE_COLUMNS * len(text) // (len(text) + wide) if text else 0
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 3 :]}"
+
+
+def _title(axes: Axes) -> Text:
     # A class may be called "$1_000": that is no formula.
-    axes.set_title(legible(text), family=_fonts()[0], fontsize=10, parse_math=False)
+    return axes.set_title("", family=_fonts()[0], fontsize=10, parse_math=False)
 
 
 # ---- clips --------------------------------------------------------------------------------------
 
 
 def draw_clips(path: str | Path, panels: Mapping[str, np.ndarray], cfg: Config) -> None:
-    """Draw clips side by side, by title, on one colour scale, into a PNG.
+    """Draw one picture, as `draw_set` does."""
+    draw_set([path], [panels], cfg)
+
+
+def draw_set(
+    paths: Sequence[str | Path], pictures: Sequence[Mapping[str, np.ndarray]], cfg: Config
+) -> None:
+    """Draw pictures of equally many panels: clips side by side, by title, into one PNG each.
 
     Spectrograms `(M, T)` are drawn as they are; raw audio `(L,)` as a waveform with its spectrogram
-    below. One scale is what makes panels comparable: it spans all of them, from silence up.
+    below. A picture has one colour scale, which is what makes its panels comparable: it spans all
+    of them, from silence up.
     """
-    raw = cfg.representation == "wave"
-    pictures = [_stft(x, cfg) if raw else x for x in panels.values()]
-    low = cfg.quietest
-    high = max(low + 1, *(float(picture.max()) for picture in pictures))
-    seconds = pictures[0].shape[1] * cfg.hop / cfg.sample_rate
-    # Fixed margins, in inches: laying each figure out anew would double the time it takes.
-    width, height = 1.6 + 4.2 * len(panels), 4.2 if raw else 3.0
-    figure = Figure(figsize=(width, height), dpi=PIXELS_AN_INCH)
-    FigureCanvasAgg(figure)
-    margins = {"left": 0.75, "right": width - 1.0, "bottom": 0.5, "top": height - 0.35}
-    grid = {k: v / (width if k in ("left", "right") else height) for k, v in margins.items()}
-    ratios = {"height_ratios": [1, 2]} if raw else {}
-    rows = figure.subplots(
-        2 if raw else 1,
-        len(panels),
-        sharey="row",
-        squeeze=False,
-        gridspec_kw=grid | {"wspace": 0.08, "hspace": 0.15} | ratios,
-    )
-    for axes, picture in zip(rows[-1], pictures):
-        image = axes.imshow(
-            picture,
+    sheet = _sheet(cfg, len(pictures[0]))
+    for path, panels in zip(paths, pictures):
+        sheet.draw(path, panels)
+
+
+@functools.lru_cache(maxsize=2)  # of one panel and of two
+def _sheet(cfg: Config, panels: int) -> Sheet:
+    return Sheet(cfg, panels)
+
+
+class Sheet:
+    """A figure whose axes are drawn once; each picture puts its clips, titles and scale into it.
+
+    Most of the time of a picture goes into its ticks and words, which are the same in all of them.
+    """
+
+    def __init__(self, cfg: Config, panels: int) -> None:
+        self.cfg, raw = cfg, cfg.representation == "wave"
+        # Fixed margins, in inches: laying each figure out anew would double the time it takes.
+        width, height = 1.6 + 4.2 * panels, 4.2 if raw else 3.0
+        self.figure = Figure(figsize=(width, height), dpi=PIXELS_AN_INCH)
+        self.canvas = FigureCanvasAgg(self.figure)
+        margins = {"left": 0.75, "right": width - 1.0, "bottom": 0.5, "top": height - 0.35}
+        grid = {k: v / (width if k in ("left", "right") else height) for k, v in margins.items()}
+        ratios = {"height_ratios": [1, 2]} if raw else {}
+        self.rows = self.figure.subplots(
+            2 if raw else 1,
+            panels,
+            sharey="row",
+            squeeze=False,
+            gridspec_kw=grid | {"wspace": 0.08, "hspace": 0.15} | ratios,
+        )
+        self.images = [self._image(axes) for axes in self.rows[-1]]
+        self.waves = [self._wave(axes) for axes in self.rows[0]] if raw else []
+        self.titles = [_title(axes) for axes in self.rows[0]]
+        ticks = [hz for hz in HZ_TICKS if cfg.f_min <= hz <= cfg.f_max]
+        first = self.rows[-1][0]
+        first.set_yticks([_band_of(hz, cfg) for hz in ticks], [str(hz) for hz in ticks])
+        first.set_ylabel("Hz")
+        if raw:
+            self.rows[0][0].set_ylabel("amplitude")
+        place = first.get_position()
+        self.scale = self.figure.add_axes((1 - 0.9 / width, place.y0, 0.15 / width, place.height))
+        self.bar = self.figure.colorbar(self.images[0], cax=self.scale, label=_unit(cfg))
+        spines = [spine for row in self.rows for axes in row for spine in axes.spines.values()]
+        # In the order in which they are drawn: the frames lie over the images.
+        self.changing = [*self.images, *self.waves, *self.titles, *spines, self.scale]
+        for artist in self.changing:
+            artist.set_animated(True)
+        self.canvas.draw()
+        self.unchanging = self.canvas.copy_from_bbox(self.figure.bbox)
+
+    def _image(self, axes: Axes) -> AxesImage:
+        cfg = self.cfg
+        seconds = cfg.wav_samples / cfg.sample_rate
+        axes.set_xlabel("seconds")
+        return axes.imshow(
+            np.zeros((cfg.n_mels, 1)),
             origin="lower",
             aspect="auto",
             interpolation="nearest",
-            vmin=low,
-            vmax=high,
-            extent=(0, seconds, 0, len(picture)),
+            extent=(0, seconds, 0, cfg.n_mels),
         )
-        axes.set_xlabel("seconds")
-    for axes, title in zip(rows[0], panels):
-        _title(axes, title)
-    if raw:
-        for axes, wave in zip(rows[0], panels.values()):
-            axes.plot(np.arange(len(wave)) / cfg.sample_rate, wave, linewidth=0.4)
-            axes.set(xlim=(0, seconds), ylim=(-1, 1), xticklabels=[])
-        rows[0][0].set_ylabel("amplitude")
-    ticks = [hz for hz in HZ_TICKS if cfg.f_min <= hz <= cfg.f_max]
-    rows[-1][0].set_yticks([_band_of(hz, cfg) for hz in ticks], [str(hz) for hz in ticks])
-    rows[-1][0].set_ylabel("Hz")
-    place = rows[-1][0].get_position()
-    scale = figure.add_axes((1 - 0.9 / width, place.y0, 0.15 / width, place.height))
-    figure.colorbar(image, cax=scale, label=_unit(cfg))
-    figure.savefig(path)
+
+    def _wave(self, axes: Axes) -> Line2D:
+        seconds = self.cfg.wav_samples / self.cfg.sample_rate
+        axes.set(xlim=(0, seconds), ylim=(-1, 1), xticklabels=[])
+        return axes.plot([], [], linewidth=0.4)[0]
+
+    def draw(self, path: str | Path, panels: Mapping[str, np.ndarray]) -> None:
+        """Draw as many clips as the sheet has panels, by title, into a PNG."""
+        cfg = self.cfg
+        raw = cfg.representation == "wave"
+        pictures = [_stft(x, cfg) if raw else x for x in panels.values()]
+        low = cfg.quietest
+        high = max(low + 1, *(float(picture.max()) for picture in pictures))
+        for image, picture in zip(self.images, pictures):
+            seconds = picture.shape[1] * cfg.hop / cfg.sample_rate
+            image.set_data(picture)
+            image.set_extent((0, seconds, 0, len(picture)))
+            image.set_clim(low, high)
+        for line, wave in zip(self.waves, panels.values()):
+            line.set_data(np.arange(len(wave)) / cfg.sample_rate, wave)
+        for title, text in zip(self.titles, panels):
+            title.set_text(_shortened(legible(text)))
+        self.canvas.restore_region(self.unchanging)
+        for artist in self.changing:
+            self.figure.draw_artist(artist)
+        picture = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3])
+        picture.save(path, compress_level=PNG_EFFORT)
 
 
 def _unit(cfg: Config) -> str:

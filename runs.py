@@ -68,12 +68,11 @@ def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 
-def save_checkpoint(run_dir: Path, state: dict, name: str = "last.pt") -> None:
+def save_checkpoint(run_dir: Path, state: dict) -> None:
     """Write `checkpoints/last.pt`; what was last becomes `previous.pt`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    keep_as = "previous.pt" if name == "last.pt" else ""
-    write_bytes(run_dir / "checkpoints" / name, buffer.getbuffer(), keep_as)
+    write_bytes(run_dir / "checkpoints" / "last.pt", buffer.getbuffer(), keep_as="previous.pt")
 
 
 def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
@@ -208,34 +207,48 @@ def git_revision() -> str | None:
 class Log:
     """A CSV file with rows by epoch; opening drops those after `epoch` (the checkpoint's).
 
-    What is added also goes to `events`, if there are any.
+    What is added is kept in memory until it is written, and goes to `events`, if there are any.
     """
 
     def __init__(
         self, path: Path, columns: Sequence[str], epoch: int, events: Events | None = None
     ) -> None:
         self.path, self.columns, self.events = path, tuple(columns), events
-        self.rows: list[dict[str, float]] = []
-        if path.exists():
-            with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-                for row in csv.DictReader(file):
-                    try:
-                        values = {name: _number(row[name]) for name in self.columns}
-                    except (KeyError, TypeError, ValueError, AttributeError):  # cut short
-                        continue
-                    if values["epoch"] <= epoch:
-                        self.rows.append(values)
-        self._write()
+        self.rows = read_log(path, epoch, columns)
+        self._written = False
+        self.write()
 
     def add(self, values: Mapping[str, float]) -> None:
         self.rows.append({name: _number(_text(values[name])) for name in self.columns})
-        self._write()
+        self._written = False
         if self.events:
             self.events.scalars(self.path.stem, self.rows[-1])
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Bring what was added to the disk."""
+        if self._written:
+            return
         rows = [[_text(row[name]) for name in self.columns] for row in self.rows]
         write_csv(self.path, [self.columns, *rows])
+        self._written = True
+
+
+def read_log(path: Path, epoch: int, columns: Sequence[str] = ()) -> list[dict[str, float]]:
+    """Rows of a log up to `epoch` (`columns`: all), those left out that an interruption cut."""
+    rows = []
+    with (
+        suppress(FileNotFoundError),
+        open(path, newline="", encoding="utf-8-sig", errors="replace") as file,
+    ):
+        reader = csv.DictReader(file)
+        for row in reader:
+            try:
+                values = {name: _number(row[name]) for name in columns or reader.fieldnames}
+                if values["epoch"] <= epoch:
+                    rows.append(values)
+            except (KeyError, TypeError, ValueError, AttributeError):  # cut short
+                continue
+    return rows
 
 
 def _text(value: float) -> str:
@@ -247,12 +260,12 @@ def _number(text: str) -> float:
 
 
 class Events:
-    """TensorBoard events of a run, in `tensorboard/`; a continued run hides what it does again.
+    """TensorBoard events in `folder`; a run continued after `epoch` hides what it does again.
 
     Raises UserError where TensorBoard is not installed.
     """
 
-    def __init__(self, run_dir: Path, epoch: int) -> None:
+    def __init__(self, folder: Path, epoch: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -260,7 +273,7 @@ class Events:
                 "tensorboard = True, but TensorBoard is not installed: pip install tensorboard, or "
                 "leave --tensorboard out."
             ) from error
-        self.writer = SummaryWriter(run_dir / "tensorboard", purge_step=epoch + 1)
+        self.writer = SummaryWriter(folder, purge_step=epoch + 1)
 
     def scalars(self, group: str, row: Mapping[str, float]) -> None:
         for name, value in row.items():

@@ -4,9 +4,9 @@
     torchrun --nproc-per-node N train.py [RECIPE] [--field value ...]
 
 From top to bottom the way of the data: a batch of clips (`batches.py`) and fresh latents go through
-the losses; the steps turn losses into updates; every few epochs fixed latents become pictures and
-WAVs; a checkpoint holds everything that makes a continued run the same run. `train()` at the end
-ties them together.
+the losses; the steps turn losses into updates; a checkpoint holds everything that makes a continued
+run the same run; what is due after an epoch (pictures, WAVs, scores) is handed in at the desk
+(`desk.py`). `train()` at the end ties them together.
 
 In several processes (`ranks.py`) each computes a part of every batch, and rank 0 does the rest.
 
@@ -16,19 +16,15 @@ diverged, 75 interrupted and saved: the same command continues; 1 a fault, or an
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import sys
 import tempfile
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm, parametrize
 from tqdm.auto import tqdm
@@ -40,13 +36,20 @@ import demo
 import graph
 import layers
 import models
-import page
 import ranks
-import report
 import runs
-import scores
 from batches import Batches
 from config import Config, UserError
+from desk import (
+    SCORES,
+    Desk,
+    Samples,
+    Snapshot,
+    interrupted,
+    less_memory,
+    samples_of,
+    weights_file,
+)
 
 METRICS = (
     "critic_loss",
@@ -65,13 +68,6 @@ class Diverged(UserError):
 
     exit_code = 3
     heading = "Diverged"
-
-
-class Interrupted(UserError):
-    """Stopped by a signal, after saving."""
-
-    heading = "Interrupted"
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 
 # ---- losses -------------------------------------------------------------------------------------
@@ -256,162 +252,6 @@ def generator_due(run: Run) -> bool:
     return not run.cfg.fresh_batches or (run.step + 1) % run.cfg.critic_steps == 0
 
 
-# ---- samples ------------------------------------------------------------------------------------
-# The same latents every time, so that what changes from set to set is the model. A set is made
-# beside its place and renamed into it: a folder that exists is complete.
-
-
-class Samples:
-    """Writes the sets of sounds and pictures below `samples/`."""
-
-    def __init__(
-        self, run: Run, clips: dataset.Clips, rows: np.ndarray, vocoder: audio.Vocoder
-    ) -> None:
-        """`rows`: indices of the clips that are trained on; the real ones shown are of these."""
-        cfg = run.cfg
-        self.run, self.vocoder = run, vocoder
-        self.folder = cfg.run_dir / "samples"
-        self.names = samples_of(run)
-        if cfg.conditional:
-            labels = np.array(clips.labels)[rows]
-            real = [rows[np.argmax(labels == k)] for k in range(len(self.names))]
-        else:
-            real = [rows[k * len(rows) // len(self.names)] for k in range(len(self.names))]
-        self.recordings = dataset.recordings(clips, real)
-        self.real = torch.from_numpy(np.array(clips.data[real]))  # (K, 1, *S)
-        generator = torch.Generator().manual_seed(cfg.seed)
-        self.z = draw_latents(cfg, len(self.names), generator).to(run.device)  # (K, latent_dim)
-
-    def path(self, epoch: int) -> Path:
-        return self.folder / f"epoch_{epoch:04d}"
-
-    def lacking(self) -> bool:
-        """Whether a set is due after the run's last finished epoch and does not stand there yet."""
-        run = self.run
-        between = run.step_in_epoch > 0
-        return not between and run.cfg.is_sampled(run.epoch) and not self.path(run.epoch).is_dir()
-
-    def write_real(self) -> None:
-        """One real clip a class, and the same through the vocoder: the best that it can do."""
-        panels = [{f"{name}: real": x[0].numpy()} for name, x in zip(self.names, self.real)]
-        self._write(self.folder / "real", self.vocoder(self.real), panels)
-        clips = torch.stack(
-            [audio.read_clip(self.run.cfg, r.path, r.number) for r in self.recordings]
-        )
-        rest = self.run.cfg.wav_samples - clips.shape[1]  # as long as what comes of a vocoder
-        self._write(self.folder / "original", nn.functional.pad(clips, (0, rest)), [])
-
-    def write(self) -> None:
-        """What the generator makes now, each picture beside the real clip on one colour scale."""
-        run = self.run
-        fake = generate(run.generator, self.z, torch.arange(len(self.names), device=run.device))
-        panels = [
-            {f"{name}: real": x[0].numpy(), f"generated, epoch {run.epoch}": y[0].numpy()}
-            for name, x, y in zip(self.names, self.real, fake)
-        ]
-        self._write(self.path(run.epoch), self.vocoder(fake), panels)
-
-    def _write(self, folder: Path, waves: Tensor, panels: list[dict[str, np.ndarray]]) -> None:
-        """Write `waves (K, L)` and their pictures, if there are any."""
-        unfinished = folder.with_name(f".{folder.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        for name, wave in zip(self.names, waves):
-            audio.write_wav(unfinished / f"{name}.wav", wave, self.run.cfg.sample_rate)
-        for name, panel in zip(self.names, panels):
-            report.draw_clips(unfinished / f"{name}.png", panel, self.run.cfg)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-
-
-def samples_of(run: Run) -> list[str]:
-    """Names of the sounds of one set: the classes, or numbers where there are none."""
-    return run.classes or [f"sample_{k}" for k in range(config.UNCONDITIONAL_SAMPLES)]
-
-
-def draw_latents(cfg: Config, count: int, generator: torch.Generator) -> Tensor:
-    """`z (count, latent_dim)` on the CPU, row by row: a higher count keeps the first ones."""
-    draw = torch.rand if cfg.latent == "uniform" else torch.randn
-    z = torch.stack([draw(cfg.latent_dim, generator=generator) for _ in range(count)])
-    return 2 * z - 1 if cfg.latent == "uniform" else z
-
-
-@torch.no_grad()
-def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> Tensor:
-    """Clips `(B, 1, *S)` on the CPU, in evaluation mode; the mode is restored after.
-
-    `z (B, latent_dim)`, or `(B, P, latent_dim)` for sounds of P times the length: the smallest maps
-    of P latents are joined along time, and the rungs, which are convolutions, blend them over the
-    few frames that their kernels reach across a seam.
-    """
-    training = generator.training
-    generator.eval()
-    parts = z[:, None] if z.dim() == 2 else z  # (B, P, latent_dim)
-    maps = [generator.fold(part, labels) for part in parts.unbind(1)]
-    fake = generator.unfold(torch.cat(maps, dim=-1)).float().cpu()
-    generator.train(training)
-    return fake
-
-
-# ---- scores -------------------------------------------------------------------------------------
-# Always of the same latents, and always with random states of their own: scoring changes nothing.
-
-
-def score(
-    cfg: Config, generator: nn.Module, vocoder: audio.Vocoder, yardstick: scores.Yardstick
-) -> dict:
-    """Generate, vocode and measure; returns the content of scores.json but for the epoch."""
-    device = next(generator.parameters()).device
-    labels = yardstick.labels  # (N,)
-    z = draw_latents(cfg, len(labels), torch.Generator().manual_seed(cfg.seed + 1))
-    parts = zip(z.split(config.VOCODER_BATCH), labels.split(config.VOCODER_BATCH))
-    waves = [vocoder(generate(generator, a.to(device), b.to(device))) for a, b in parts]
-    return yardstick.card(torch.cat(waves))
-
-
-class Scores:
-    """Scores a run on its cadence: scores.csv over epochs, scores.json, and the best weights."""
-
-    def __init__(
-        self,
-        run: Run,
-        clips: dataset.Clips,
-        split: dataset.Split,
-        vocoder: audio.Vocoder,
-        events: runs.Events | None = None,
-    ) -> None:
-        self.run, self.vocoder = run, vocoder
-        self._real = (clips, split)
-        self._yardstick: scores.Yardstick | None = None
-        path = run.cfg.run_dir / "scores.csv"
-        self.log = runs.Log(path, ("epoch", *scores.SCORES), run.epoch, events)
-
-    def lacking(self) -> bool:
-        """Whether the run's last finished epoch is to be scored and is not yet."""
-        run = self.run
-        known = any(row["epoch"] == run.epoch for row in self.log.rows)
-        return run.step_in_epoch == 0 and run.cfg.is_scored(run.epoch) and not known
-
-    def write(self) -> None:
-        """Score the generator; keep its state as the best if its kernel distance is the least."""
-        run, start = self.run, time.perf_counter()
-        if self._yardstick is None:  # minutes on a CPU: only when it is wanted
-            self._yardstick = scores.make_yardstick(run.cfg, *self._real, self.vocoder, run.device)
-        card = score(run.cfg, run.generator, self.vocoder, self._yardstick)
-        made = card["rows"][scores.GENERATED]
-        others = [row["kernel"] for row in self.log.rows]
-        if not others or made["kernel"] < min(others):
-            save_checkpoint(run, "best.pt")
-            save_generator(run, "best.safetensors")
-        row = {k: math.nan if v is None else v for k, v in made.items()}
-        self.log.add({"epoch": run.epoch} | row)
-        best = min(self.log.rows, key=lambda row: row["kernel"])
-        card["best"] = {k: best[k] for k in ("epoch", "kernel")}
-        card["seconds"] = time.perf_counter() - start
-        scores.write_card(run.cfg, run.epoch, run.step, "last", card)
-        tqdm.write(scores.in_short(run.epoch, card))
-
-
 # ---- checkpoints --------------------------------------------------------------------------------
 # What is saved is all that a step reads and changes; what can be derived from the constants (the
 # order of an epoch, the latents of the samples) is not.
@@ -420,12 +260,12 @@ NETWORKS = ("generator", "critic", "generator_optimiser", "critic_optimiser", "s
 COUNTERS = ("epoch", "step", "step_in_epoch", "generator_updates", "seconds", "data")
 
 
-def save_checkpoint(run: Run, name: str = "last.pt") -> None:
+def state_of(run: Run) -> dict:
+    """The content of a checkpoint."""
     state = {name: getattr(run, name).state_dict() for name in NETWORKS}
     state |= {name: getattr(run, name) for name in (*COUNTERS, "sums", "classes")}
     state |= {"config": config.to_dict(run.cfg), "random": runs.random_state(run.device)}
-    state |= {"random_others": run.others}
-    runs.save_checkpoint(run.cfg.run_dir, state, name)
+    return state | {"random_others": run.others}
 
 
 def restore(run: Run, state: dict) -> None:
@@ -457,15 +297,6 @@ def restore(run: Run, state: dict) -> None:
     runs.set_random_state(state["random"], run.device)
 
 
-def save_generator(run: Run, name: str = "generator.safetensors") -> None:
-    """Write the weights for use, beside config.json."""
-    weights = {k: v.detach().cpu().contiguous() for k, v in run.generator.state_dict().items()}
-    # One entry: safetensors writes several in an order of its own, and equal runs would differ.
-    about = {"recipe": run.cfg.recipe, "epoch": run.epoch, "step": run.step}
-    metadata = {"trained": json.dumps(about)}
-    runs.write_bytes(run.cfg.run_dir / name, to_safetensors(weights, metadata))
-
-
 # ---- train --------------------------------------------------------------------------------------
 
 
@@ -480,21 +311,20 @@ def train(cfg: Config) -> Run:
     with ranks.first_holds(runs.locked, cfg.run_dir):
         clips = load_clips(cfg, found)
         state = ranks.on_first(runs.load_checkpoint, cfg.run_dir)
-        with runs.StopSignal() as stop, runs.explain_memory(_less_memory(cfg)):
+        with runs.StopSignal() as stop, runs.explain_memory(less_memory(cfg)):
             run = ranks.after_first(start_or_continue, cfg, clips, device, state)
             ranks.broadcast(run.generator, run.critic)
             run.others = ranks.from_others(runs.random_state, device)
             split = ranks.on_first(make_room, run, clips, state)
             batches = Batches(clips, split.training, cfg, device)
-            desk = ranks.first_alone(Desk.of, run, clips, split, state)
-            ranks.first_alone(write_what_lacks, run, desk, stop)
-            if run.epoch >= cfg.epochs:
-                print(f"{cfg.run_dir} is finished after epoch {run.epoch}. {_what_next(run)}")
-                return run
-            train_epochs(run, batches, desk, stop)
-    if desk:
-        place = desk.samples.path(run.epoch)
-        print(f"Finished after epoch {run.epoch}: listen in {place}. {_what_next(run)}")
+            with ranks.first_holds(open_desk, run, clips, split, state, stop) as desk:
+                ranks.first_alone(write_what_lacks, run, desk)
+                if run.epoch >= cfg.epochs:
+                    print(f"{cfg.run_dir} is finished after epoch {run.epoch}. {_what_next(run)}")
+                    return run
+                train_epochs(run, batches, desk, stop)
+    place = Samples.path(cfg, run.epoch)
+    print(f"Finished after epoch {run.epoch}: listen in {place}. {_what_next(run)}")
     return run
 
 
@@ -515,30 +345,19 @@ def make_room(run: Run, clips: dataset.Clips, state: dict | None) -> dataset.Spl
     return split
 
 
-@dataclass
-class Desk:
-    """What a run is written with, at rank 0; the others have none."""
-
-    samples: Samples
-    judge: Scores
-    log: runs.Log
-
-    @classmethod
-    def of(cls, run: Run, clips: dataset.Clips, split: dataset.Split, state: dict | None) -> Desk:
-        """Load the vocoder, open the log and write what does not change: real clips, constants."""
-        cfg = run.cfg
-        vocoder, note = audio.load_vocoder(cfg, run.device)
-        if note:
-            print(note, flush=True)
-        samples = Samples(run, clips, split.training, vocoder)
-        events = runs.Events(cfg.run_dir, run.epoch) if cfg.tensorboard else None
-        judge = Scores(run, clips, split, vocoder, events)
-        columns = ("epoch", "step", "seconds", *METRICS)
-        log = runs.Log(cfg.run_dir / "log.csv", columns, run.epoch, events)
-        if not _has_real(samples, state):
-            samples.write_real()
-        runs.write_config(cfg, run.classes, vocoder_used=vocoder.name, device=str(run.device))
-        return cls(samples, judge, log)
+def open_desk(
+    run: Run,
+    clips: dataset.Clips,
+    split: dataset.Split,
+    state: dict | None,
+    stop: runs.StopSignal,
+) -> Desk:
+    """What the run is written with, at rank 0; the others have none."""
+    columns = ("epoch", "step", "seconds", *METRICS)
+    same_files = state is not None and state["data"] == run.data
+    return Desk.open(
+        run.cfg, run.classes, clips, split, run.device, run.epoch, columns, same_files, stop
+    )
 
 
 def start_or_continue(
@@ -575,7 +394,7 @@ def train_epochs(run: Run, batches: Batches, desk: Desk | None, stop: runs.StopS
     step = stepper(run)
     with tqdm(total=total, initial=run.step, unit="step", mininterval=0.5, disable=quiet) as bar:
         while run.epoch < cfg.epochs:
-            train_epoch(run, batches, step, bar, stop)
+            train_epoch(run, batches, step, bar, desk, stop)
             means = ranks.on_first(read_means, run)
             run.epoch += 1
             row = {"epoch": run.epoch, "step": run.step, "seconds": run.seconds} | means
@@ -601,6 +420,7 @@ def train_epoch(
     batches: Batches,
     step: graph.Plain | graph.Steps,
     bar: tqdm,
+    desk: Desk | None,
     stop: runs.StopSignal,
 ) -> None:
     """The steps of one epoch, from wherever the run stands in it.
@@ -623,7 +443,8 @@ def train_epoch(
             asked, look = ranks.agree(stop.name, now - shown > 1)
             if asked and run.step_in_epoch < batches.steps:
                 run.others = ranks.from_others(runs.random_state, run.device)
-                ranks.first_alone(save_and_stop, run, asked)
+                stop.name = asked  # it may have come to another rank
+                ranks.first_alone(save_and_stop, run, desk, asked)
             if look or run.step_in_epoch == batches.steps:
                 shown = now
                 means = ranks.on_first(read_means, run)
@@ -656,12 +477,12 @@ def read_means(run: Run) -> dict[str, float]:
     return means
 
 
-def save_and_stop(run: Run, signal: str) -> None:
-    """In the middle of an epoch: raises Interrupted after saving."""
+def save_and_stop(run: Run, desk: Desk, signal: str) -> None:
+    """Raises Interrupted after saving."""
     read_means(run)  # never save what has diverged
-    save_checkpoint(run)
-    save_generator(run)
-    raise _interrupted(run, signal)
+    desk.save_checkpoint(state_of(run))
+    runs.write_bytes(run.cfg.run_dir / "generator.safetensors", snapshot_of(run).weights)
+    raise interrupted(run.cfg, signal, run.step)
 
 
 def write_epoch(run: Run, desk: Desk, stop: runs.StopSignal, row: dict[str, float]) -> None:
@@ -670,58 +491,36 @@ def write_epoch(run: Run, desk: Desk, stop: runs.StopSignal, row: dict[str, floa
     Log before checkpoint before samples before scores: on continuing, a row too many is dropped and
     samples or scores that lack are made, so that a kill between any two of them loses nothing.
     """
-    cfg = run.cfg
-    desk.log.add(row)
-    last = run.epoch == cfg.epochs
-    if last or stop.name or run.epoch % cfg.checkpoint_every == 0:
-        save_checkpoint(run)
+    desk.add(row)
+    parts, last = desk.lacking(run.epoch), run.epoch == run.cfg.epochs
+    if parts or last:
+        desk.wait()  # one piece of work at a time
     if stop.name and not last:
-        raise _interrupted(run, stop.name)
-    write_what_lacks(run, desk, stop)
+        save_and_stop(run, desk, stop.name)
+    if last or SCORES in parts or desk.owes_checkpoint(run.epoch):
+        desk.save_checkpoint(state_of(run))
+    if parts:
+        desk.hand_in(snapshot_of(run), parts)
+    if last:
+        desk.wait()
 
 
-def write_what_lacks(run: Run, desk: Desk, stop: runs.StopSignal) -> None:
-    """The samples and the scores that are due and not there, of this epoch or a stopped run's."""
-    if desk.samples.lacking():
-        write_set(run, desk.samples, desk.log)
-    write_scores(run, desk.judge, stop)
+def write_what_lacks(run: Run, desk: Desk) -> None:
+    """The samples and the scores that a stopped run's last epoch lacks."""
+    parts = [] if run.step_in_epoch else desk.lacking(run.epoch)
+    if SCORES in parts:
+        desk.save_checkpoint(state_of(run))  # what it continues from may have been previous.pt
+    if parts:
+        desk.hand_in(snapshot_of(run), parts)
 
 
-def write_set(run: Run, samples: Samples, log: runs.Log) -> None:
-    """What a listener gets every few epochs: weights for use, curves, sounds and pictures."""
-    save_generator(run)
-    if log.rows:
-        report.draw_curves(run.cfg.run_dir / "losses.png", log.rows)
-    samples.write()
-    if log.events:
-        log.events.sounds(samples.path(run.epoch), run.epoch)
-    page.write_pages(run.cfg.run_dir)
-
-
-def write_scores(run: Run, judge: Scores, stop: runs.StopSignal) -> None:
-    """Score where it is due. All is saved by then, so a signal need not wait for the end of it."""
-    if not judge.lacking():
-        return
-    try:
-        with stop.at_once():
-            judge.write()
-    except runs.Stopped:
-        raise _interrupted(run, stop.name) from None
-    page.write_pages(run.cfg.run_dir)
+def snapshot_of(run: Run) -> Snapshot:
+    """The generator as it is now, for whoever writes while training goes on."""
+    weights = weights_file(run.cfg, run.generator, run.epoch, run.step)
+    return Snapshot(run.epoch, run.step, weights)
 
 
 # ---- what is said -------------------------------------------------------------------------------
-
-
-def _has_real(samples: Samples, state: dict | None) -> bool:
-    """Whether samples/real stands there and was made of these files by this vocoder."""
-    run = samples.run
-    try:
-        used = runs.read_config(run.cfg.run_dir).get("vocoder_used")
-    except UserError:
-        return False
-    same = state is not None and state["data"] == run.data and used == samples.vocoder.name
-    return same and (samples.folder / "real").is_dir()
 
 
 def _in_short(means: dict[str, float]) -> dict[str, str]:
@@ -745,20 +544,6 @@ def _what_next(run: Run) -> str:
     )
 
 
-def _less_memory(cfg: Config) -> str:
-    return (
-        f"lower batch_size (now {cfg.batch_size}: --batch-size {max(1, cfg.batch_size // 2)}, in a "
-        "run of its own with --run-name NAME) or, if it came while sounds were made, VOCODER_BATCH "
-        f"(now {config.VOCODER_BATCH}) in config.py"
-    )
-
-
-def _interrupted(run: Run, signal: str) -> Interrupted:
-    return Interrupted(
-        f"{signal} after step {run.step}: saved in {run.cfg.run_dir}; the same command continues."
-    )
-
-
 # ---- the command --------------------------------------------------------------------------------
 
 
@@ -774,7 +559,7 @@ def dry_run(cfg: Config) -> None:
             demo.write(folder)
             there = replace(cfg, data_dir=folder)
             clips = dataset.load(there, dataset.find_clips(there), keep=False)
-    with runs.explain_memory(_less_memory(cfg)):
+    with runs.explain_memory(less_memory(cfg)):
         state = runs.load_checkpoint(cfg.run_dir, put_aside=False)
         run = start_or_continue(cfg, clips, device, state)
         vocoder, note = audio.load_vocoder(cfg, device, fetch=False)
@@ -797,7 +582,7 @@ def dry_run(cfg: Config) -> None:
     steps = cfg.epochs * an_epoch - step
     sets = sum(cfg.is_sampled(e) for e in range(epoch + 1, cfg.epochs + 1))
     weights = sum(p.numel() for net in (run.generator, run.critic) for p in net.parameters())
-    a_set = len(samples_of(run)) * (2 * cfg.wav_samples + 60_000)  # WAVs and pictures
+    a_set = len(samples_of(run.classes)) * (2 * cfg.wav_samples + 60_000)  # WAVs and pictures
     # The cache; two checkpoints and the next one, each weights and Adam's two moments.
     disk = 4 * len(clips) * math.prod(cfg.shape) + 3 * 3 * 4 * weights + sets * a_set
     print(runs.space(device, disk, cfg.run_dir))

@@ -43,14 +43,17 @@ class Options:
     """Folder for both runs; empty: a temporary one."""
     recipe: str = "sn-wgan-gp"
     """Recipe to train."""
+    background: bool = False
+    """Make the killed run's samples in a second process, which must then not matter."""
 
 
-def start(options: Options, folder: Path) -> subprocess.Popen:
+def start(options: Options, folder: Path, background: bool = False) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "train.py"), options.recipe]
     if "/" in RECIPES[options.recipe].vocoder:  # from the hub: not what is measured here
         command += ["--vocoder", GRIFFIN_LIM]
     command += ["--data-dir", options.data_dir, "--output-dir", str(folder), "--device", "cpu"]
     command += ["--epochs", str(options.epochs), "--sample-every", "5"]
+    command += ["--background", "on" if background else "off"]
     log = open(folder.with_suffix(".log"), "a")  # noqa: SIM115 (the process writes to it)
     return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -102,12 +105,12 @@ def main(options: Options) -> int:
 
     for number in range(options.kills):
         wait = rng.uniform(0.1, 0.9) * seconds / options.kills
-        process = start(options, folder / "killed")
+        process = start(options, folder / "killed", options.background)
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         code = process.wait()
         print(f"Kill {number + 1}: after {wait:.0f} s, exit code {code}", flush=True)
-    if start(options, folder / "killed").wait() != 0:
+    if start(options, folder / "killed", options.background).wait() != 0:
         print(f"The killed run could not be continued: see {folder / 'killed.log'}")
         return 1
 

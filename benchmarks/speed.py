@@ -38,7 +38,6 @@ from torch.utils.flop_counter import flop_registry
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import plain  # noqa: E402
-from desk import Samples  # noqa: E402
 
 import audio  # noqa: E402
 import dataset  # noqa: E402
@@ -46,6 +45,7 @@ import page  # noqa: E402
 import runs  # noqa: E402
 import train  # noqa: E402
 from config import GRIFFIN_LIM, RECIPES, Config  # noqa: E402
+from desk import Samples  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 import audio
+import desk
 import generate
 import train
 
@@ -40,8 +41,8 @@ def test_two_files_are_enough(run, tmp_path):
 
 def test_sounds_are_the_generators(run, tmp_path):
     sounds_of(run.cfg.run_dir, tmp_path / "out", "--label", "mid", "--count", "1", "--seed", "3")
-    z = train.draw_latents(run.cfg, 1, torch.Generator().manual_seed(3))
-    mel = train.generate(run.generator, z, torch.tensor([run.classes.index("mid")]))
+    z = desk.draw_latents(run.cfg, 1, torch.Generator().manual_seed(3))
+    mel = desk.generate(run.generator, z, torch.tensor([run.classes.index("mid")]))
     wave = audio.GriffinLim(run.cfg, torch.device("cpu"))(mel)[0]
     audio.write_wav(tmp_path / "expected.wav", wave, 8000)
     expected = soundfile.read(tmp_path / "expected.wav")[0]

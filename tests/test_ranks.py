@@ -83,7 +83,7 @@ def _be(rank: int, world: int, port: int, folder: Path, work: Callable, argument
 
 def no_pictures(set_attribute: Callable) -> None:
     """They are tested elsewhere, and would take most of the time here."""
-    for name in ("draw_clips", "draw_curves"):
+    for name in ("draw_set", "draw_curves"):
         set_attribute(report, name, lambda *_: None)
 
 
@@ -288,6 +288,11 @@ def test_a_run_of_two_stopped_and_continued_is_the_one_never_stopped(
     assert other == ""
     assert runs.load_checkpoint(small.run_dir)["step"] == step
     assert in_two(trains, small, folder=tmp_path) == [0, 0]
+    assert_same(small, two)
+
+
+def test_rank_0_may_write_in_the_background(two, small, tmp_path):
+    assert in_two(trains, replace(small, background="on"), folder=tmp_path) == [0, 0]
     assert_same(small, two)
 
 

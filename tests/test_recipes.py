@@ -16,6 +16,7 @@ from torch import nn
 import audio
 import config
 import dataset
+import desk
 import generate
 import models
 import train
@@ -372,8 +373,8 @@ def test_samples_are_drawn_in_evaluation_mode(sounds, tmp_path):
     train.full_step(run, *batch_of(cfg))
     before = weights(run.generator)
     z, labels = run.latents(3), torch.tensor([0, 1, 2])
-    together = train.generate(run.generator, z, labels)
-    alone = train.generate(run.generator, z[1:2], labels[1:2])
+    together = desk.generate(run.generator, z, labels)
+    alone = desk.generate(run.generator, z[1:2], labels[1:2])
     torch.testing.assert_close(together[1:2], alone)
     assert torch.equal(weights(run.generator), before)
 
@@ -406,8 +407,8 @@ def test_what_lies_far_from_a_seam_is_what_each_latent_makes(small):
     run = started(replace(small, generator_norm="none"))
     z = run.latents(2)[None]  # (1, 2, latent_dim)
     label = torch.tensor([1])
-    joined = train.generate(run.generator, z, label)
-    first, second = (train.generate(run.generator, z[:, k], label) for k in (0, 1))
+    joined = desk.generate(run.generator, z, label)
+    first, second = (desk.generate(run.generator, z[:, k], label) for k in (0, 1))
     assert joined.shape[-1] == 64
     reach = 6  # of two rungs of kernel 4, stride 2
     torch.testing.assert_close(joined[..., : 32 - reach], first[..., : 32 - reach])

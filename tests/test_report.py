@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import audio
+import config
 import report
 
 
@@ -27,6 +28,36 @@ def test_one_colour_scale_for_both_panels(default, tmp_path):
     assert np.array_equal(second, third)
     assert np.array_equal(third, fourth)
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_set_is_its_pictures_one_by_one(default, tmp_path, raw):
+    """Nothing of one picture (its scale, its title, its clips) is left in the next."""
+    cfg = config.RECIPES["wavegan"] if raw else default
+    rng = np.random.default_rng(0)
+    shape = (cfg.wav_samples,) if raw else (80, 352)
+    first, second = (
+        {"x" * n: rng.random(shape) * n / 9 - 8 * (not raw), "y": rng.random(shape) - 9 * (not raw)}
+        for n in (1, 7)
+    )
+    paths = [tmp_path / f"{n}.png" for n in range(3)]
+    report.draw_set(paths, [first, second, first], cfg)
+    report._sheet.cache_clear()
+    report.draw_clips(tmp_path / "alone.png", second, cfg)
+    assert paths[0].read_bytes() == paths[2].read_bytes()
+    assert paths[1].read_bytes() == (tmp_path / "alone.png").read_bytes()
+    assert paths[1].read_bytes() != paths[0].read_bytes()
+
+
+def test_long_names_stay_above_their_panel():
+    assert report._shortened("a" * 60) == "a" * 60
+    assert report._shortened("") == ""
+    for text in ("a" * 255 + ": real", "狗" * 80 + ": real", "狗" * 31):
+        short = report._shortened(text)
+        assert " ... " in short
+        assert short[-6:] == text[-6:]
+        wide = sum(2 if c == "狗" else 1 for c in short)
+        assert wide <= 60
 
 
 @pytest.mark.parametrize("hz", [250, 1000, 4000])

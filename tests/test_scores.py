@@ -18,6 +18,7 @@ from torch import Tensor
 import audio
 import config
 import dataset
+import desk
 import distances
 import evaluate
 import generate
@@ -379,7 +380,7 @@ def test_a_signal_does_not_wait_for_the_end_of_a_scoring(
         pytest.fail("the signal had to wait")
 
     monkeypatch.setattr(scores, "make_yardstick", slow)
-    with pytest.raises(train.Interrupted, match="SIGTERM"):
+    with pytest.raises(desk.Interrupted, match="SIGTERM"):
         train.train(scored)
     monkeypatch.undo()
     assert (scored.run_dir / "log.csv").read_text().count("\n") == 3

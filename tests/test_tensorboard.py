@@ -24,6 +24,9 @@ def test_events_hold_scalars_pictures_and_sounds(small: Config) -> None:
     seen = [(event.step, event.value) for event in events.Scalars("log/wasserstein")]
     assert [step for step, _ in seen] == [1, 2, 3, 4]
     assert [value for _, value in seen] == pytest.approx([row["wasserstein"] for row in logged])
+    folder = cfg.run_dir / "tensorboard" / "samples"
+    events = EventAccumulator(str(folder), {"audio": 0})
+    events.Reload()
     assert set(events.Tags()["audio"]) == set(events.Tags()["images"]) == {"low", "mid", "high"}
     sounds = events.Audio("low")
     assert [sound.step for sound in sounds] == [1, 2, 4]

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import audio
 import config
 import dataset
+import desk
 import runs
 import train
 from config import UserError
@@ -121,7 +122,7 @@ def test_a_signal_finishes_the_step_saves_and_continues_bit_for_bit(
     whole, small, step, number, monkeypatch
 ):
     stop_after(step, monkeypatch, number)
-    with pytest.raises(train.Interrupted, match="the same command continues") as stopped:
+    with pytest.raises(desk.Interrupted, match="the same command continues") as stopped:
         train.train(small)
     assert stopped.value.exit_code == 75
     state = runs.load_checkpoint(small.run_dir)
@@ -140,10 +141,11 @@ def test_samples_leave_every_random_state_as_it_was(small):
     run = train.Run.start(small, ["high", "low", "mid"], torch.device("cpu"))
     clips = dataset.load_clips(small, dataset.find_files(small.data_dir))
     rows = np.arange(len(clips))
-    samples = train.Samples(run, clips, rows, audio.GriffinLim(small, run.device))
+    vocoder = audio.GriffinLim(small, run.device)
+    samples = desk.Samples(small, run.classes, clips, rows, vocoder)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     samples.write_real()
-    samples.write()
+    samples.write(run.generator, 1)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
     assert random.getstate() == before[2]
@@ -274,7 +276,7 @@ def test_a_closed_terminal_does_not_keep_a_run_from_saving(small, monkeypatch):
     for name in ("update", "set_postfix", "write"):
         monkeypatch.setattr(train.tqdm, name, closed)
     stop_after(3, monkeypatch)
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(desk.Interrupted):
         train.train(small)
     assert runs.load_checkpoint(small.run_dir)["step"] == 3
 

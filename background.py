@@ -1,0 +1,285 @@
+"""Who does work that training need not wait for: this process at once, or another one meanwhile.
+
+Nothing here knows what the work is. A worker (`start(*arguments)`) has a method `do(part, content)`
+and is handed one piece of work at a time, of one or more named parts. Both ways print the same and
+raise the same.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+import torch
+from tqdm.auto import tqdm
+
+import config
+import runs
+from config import UserError
+
+OPENING = "opening"  # what is done before the first piece of work
+
+
+class Worker(Protocol):
+    def do(self, part: str, content: object) -> None: ...
+
+
+class Fallen(UserError):
+    """The background process has ended without being asked to."""
+
+    exit_code = 1
+
+
+# ---- at once ------------------------------------------------------------------------------------
+
+
+class Inline:
+    """Work is done when it is handed in."""
+
+    left: tuple[str, ...] = ()  # parts that are not done yet
+
+    def __init__(self, repeatable: str, start: Callable[..., Worker], *arguments: object) -> None:
+        """`repeatable`: the part that a signal ends, because a continued run does it again."""
+        self._repeatable, self._worker = repeatable, start(*arguments)
+
+    def do(self, parts: Sequence[str], content: object, stop: runs.StopSignal) -> bool:
+        """Do all parts; False where a signal came instead."""
+        for part in parts:
+            try:
+                with stop.at_once() if part == self._repeatable else nullcontext():
+                    self._worker.do(part, content)
+            except runs.Stopped:
+                return False
+        return True
+
+    def look(self) -> None:
+        """There is never anything to hear."""
+
+    def wait(self, stop: runs.StopSignal) -> bool:
+        return True
+
+    def end(self) -> None:
+        """There is nothing to end."""
+
+
+# ---- in the background --------------------------------------------------------------------------
+# A process of its own, started anew ('spawn': a fork could not use CUDA), for the whole run. It
+# tells through a pipe what it has done, what it would print, and what went wrong.
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # that reach all of a terminal's processes
+
+
+class Background:
+    """Does one piece of work at a time in another process, which `start(*arguments)` equips."""
+
+    def __init__(
+        self, repeatable: str, advice: str, start: Callable[..., Worker], *arguments: object
+    ) -> None:
+        """`repeatable`: the part that need not be waited for after a signal, because a continued
+        run does it again. `advice`: what to change where memory is short.
+        """
+        self._repeatable = repeatable
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        # A constant that was changed while this process runs is changed for the other, too.
+        constants = {name: value for name, value in vars(config).items() if name.isupper()}
+        setting = (constants, torch.get_num_threads(), advice)
+        self._process = context.Process(
+            target=_serve, args=(theirs, setting, start, arguments), daemon=True
+        )
+        with _deaf_to_signals():
+            self._process.start()
+        theirs.close()  # so that the pipe ends where the other process does
+        self.left = [OPENING]  # what is not done yet
+
+    def do(self, parts: Sequence[str], content: object, stop: runs.StopSignal) -> bool:
+        """Hand in work, which must be picklable, and return; nothing else may be in hand."""
+        assert not self.left, self.left
+        self.left = list(parts)
+        try:
+            self._pipe.send((list(parts), content))
+        except OSError:
+            raise self._fallen() from None
+        return True
+
+    def look(self) -> None:
+        """Show what the other process has said so far; raises what it raised, Fallen if it died."""
+        while self._hear(0):
+            pass
+
+    def wait(self, stop: runs.StopSignal) -> bool:
+        """Until all is done, as `look`; True. After a signal the repeatable part gets STOP_PATIENCE
+        seconds at most: then the process is ended, and False returned.
+        """
+        until, say = math.inf, time.monotonic() + config.BACKGROUND_SAID
+        while self.left:
+            now = time.monotonic()
+            if stop.name:
+                until = min(until, now + config.STOP_PATIENCE)
+            if self.left == [self._repeatable] and now >= until:
+                self.end()
+                return False
+            if now >= say:
+                say = math.inf
+                _show("stdout", f"Waiting for what the background process makes: {self.left[0]}.")
+            self._hear(0.2)
+        self.look()
+        return True
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        busy = bool(self.left)
+        self.left = []
+        self._pipe.close()  # which ends it where it waits for work
+        if not busy:
+            self._process.join(config.BACKGROUND_LINGER)
+        self._process.kill()
+        self._process.join()
+
+    def _hear(self, seconds: float) -> bool:
+        """Take one message, if one comes within so many seconds."""
+        if self._pipe.closed:
+            return False
+        try:
+            if not self._pipe.poll(seconds):
+                return False
+            kind, content = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._fallen() from None
+        if kind == "done":
+            self.left.remove(content)
+        elif kind == "failed":
+            self.end()
+            raise content
+        else:
+            _show(kind, content)
+        return True
+
+    def _fallen(self) -> Fallen:
+        self.end()
+        code = self._process.exitcode
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = f"killed by {signal.Signals(-code).name}: perhaps memory was short"
+        return Fallen(
+            f"the background process that makes samples and scores has ended ({how}). What was "
+            "saved before is intact; the same command continues. With --background off, training "
+            "makes them itself."
+        )
+
+
+def _show(stream: str, text: str) -> None:
+    """Above a progress bar, if there is one."""
+    with suppress(OSError):  # the terminal may be gone
+        tqdm.write(text, file=getattr(sys, stream))
+
+
+@contextmanager
+def _deaf_to_signals() -> Iterator[None]:
+    """A process that is started within never hears of Ctrl-C, not even while it starts.
+
+    The signal of a terminal or of a batch system reaches both; what becomes of the work is decided
+    by the one that trains.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # which would undo the next line
+    block = {getattr(signal, name) for name in SIGNALS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, block)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(
+    pipe: Connection,
+    setting: tuple[Mapping[str, object], int, str],
+    start: Callable[..., Worker],
+    arguments: Sequence[object],
+) -> None:
+    """The other process: its whole life."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for name in SIGNALS:
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
+    with suppress(AttributeError, OSError):  # Windows has no such thing
+        os.nice(config.BACKGROUND_NICE)
+    constants, threads, advice = setting
+    vars(config).update(constants)
+    torch.set_num_threads(threads)
+    one_at_a_time = threading.Lock()  # libraries may print from threads of their own
+
+    def tell(kind: str, content: object) -> None:
+        with one_at_a_time:
+            pipe.send((kind, content))
+
+    sys.stdout, sys.stderr = (Voice(tell, name) for name in ("stdout", "stderr"))
+    try:
+        with runs.explain_memory(advice):
+            worker = start(*arguments)
+            tell("done", OPENING)
+            while work := _next(pipe):
+                parts, content = work
+                for part in parts:
+                    worker.do(part, content)
+                    tell("done", part)
+    except BaseException as error:
+        with suppress(OSError):  # nobody is there to hear it
+            tell("failed", _to_send(error))
+
+
+def _end_with_parent() -> None:
+    """However the training ends, be it by SIGKILL: then another one may use the folder at once."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _next(pipe: Connection) -> tuple[list[str], object] | None:
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):  # there is no more
+        return None
+
+
+def _to_send(error: BaseException) -> BaseException:
+    """What is raised on the other side: what a person can mend as it is, else the traceback."""
+    if isinstance(error, (UserError, OSError)):
+        with suppress(Exception):
+            return pickle.loads(pickle.dumps(error))
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return RuntimeError("in the background process:\n\n" + "".join(lines))
+
+
+class Voice(io.TextIOBase):
+    """A standard stream of the background process, whose lines are shown by the other one."""
+
+    def __init__(self, tell: Callable[[str, str], None], name: str) -> None:
+        self._tell, self._name, self._line = tell, name, ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, rest = (self._line + text).split("\n")
+        self._line = rest.rpartition("\r")[2]  # of a progress bar, what would be seen
+        if lines:
+            shown = [line.rpartition("\r")[2] for line in lines]
+            with suppress(OSError):
+                self._tell(self._name, "\n".join(shown))
+        return len(text)
