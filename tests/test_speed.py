@@ -65,48 +65,67 @@ def test_the_step_equals_the_plain_one(name, double, sounds, tmp_path):
         assert (start - a).abs().max() > 1e-3 * a.abs().max()  # and it did learn something
 
 
-def test_the_benchmark_measures_both_steps(sounds, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        speed, "RECIPES", {"sn-wgan-gp": shrunk(config.SN_WGAN_GP, sounds, tmp_path)}
-    )
+def test_the_benchmark_measures_all_of_it(sounds, tmp_path, monkeypatch, capsys):
+    small = shrunk(config.SN_WGAN_GP, sounds, tmp_path)
+    monkeypatch.setattr(speed, "RECIPES", {"sn-wgan-gp": small})
+    monkeypatch.setattr(speed, "train_in", lambda cfg, name, world, **_: (9.0, [5.0, 4.0 / world]))
     figure = tmp_path / "speed.png"
     arguments = ["--data-dir", str(sounds), "--recipes", "sn-wgan-gp", "--turns", "2"]
+    arguments += ["--warm-ups", "1", "--epochs", "2", "--ranks", "1", "2", "--profile"]
     monkeypatch.setattr(
         sys, "argv", ["speed.py", *arguments, "--batches", "4", "8", "--figure", str(figure)]
     )
     speed.main()
     said = capsys.readouterr().out
-    assert "decoded the first time" in said
-    assert [row.split()[:2] for row in said.splitlines() if row.startswith("sn-wgan-gp  ")][
-        -2:
-    ] == [
-        ["sn-wgan-gp", "4"],
-        ["sn-wgan-gp", "8"],
-    ]
+    for part in ("decoded the first time", "opened the next time", "a set of samples and the page"):
+        assert f"sn-wgan-gp: {part}: " in said
+    assert "sn-wgan-gp: 2 epochs in 9.0 s, 9.0 s of them in steps" in said
+    assert "batch 4: 4.0 s an epoch on 1" in said
+    assert "batch 4: 2.0 s an epoch on 2" in said
+    table = [row.split()[:2] for row in said.splitlines() if row.startswith("sn-wgan-gp  ")]
+    assert table[-2:] == [["sn-wgan-gp", "4"], ["sn-wgan-gp", "8"]]
+    gradients = next(row for row in said.splitlines() if row.startswith("their gradients"))
+    assert all(float(cell) > 0 for cell in gradients.split()[2:])
     assert figure.stat().st_size > 3000
 
 
 def test_the_ratio_is_of_steps_that_followed_each_other():
-    row = speed.Row(
-        "cgan", 8, plain=[2.0, 6.0, 3.0], fast=[1.0, 2.0, 2.0], flops=10**9, peak_gflops=1
-    )
+    row = speed.Row("cgan", 8, [2.0, 6.0, 3.0], [1.0, 2.0, 2.0], floor=1.0, memory=2**30)
     assert row.ratios == [2.0, 3.0, 1.5]
     cells = dict(zip(speed.HEADS, row.cells()))
     assert cells["ratio"] == "2.00 (1.50 to 3.00)"
     assert cells["clips/s"] == "4"
     assert cells["of the floor"] == "50%"
+    assert cells["GiB"] == "1.00"
+
+
+def test_the_floor_is_whichever_takes_longer():
+    most = speed.Ceiling(flops=100.0, bytes=10.0)
+    assert most.floor((200, 5)) == 2.0
+    assert most.floor((200, 50)) == 5.0
+
+
+def test_a_run_is_timed_by_training(small):
+    """One real start of the program."""
+    names = ["frames", "n_mels", "sample_rate", "n_fft", "hop", "f_max", "latent_dim", "batch_size"]
+    tiny = {name: getattr(small, name) for name in names}
+    quiet = {"epochs": 2, "score_every": 0, "sample_every": 100}
+    taken, epochs = speed.train_in(small, "timed", 1, **tiny, **quiet)
+    assert len(epochs) == 2
+    assert 0 < sum(epochs) < taken
 
 
 def test_operations_are_counted_through_the_gradient_of_a_gradient():
-    """A linear map of 5 to 3 for 2 clips: 60 for the product, 60 for its gradient, and 60 each for
-    the two gradients of that one."""
+    """A linear map of 5 to 3 for 2 clips: 60 for the product, 60 for its gradient, and 60 for the
+    gradient of that one. Each moves its 6, 10 and 15 numbers once."""
     weight = torch.randn(3, 5, requires_grad=True)
     x = torch.randn(2, 5, requires_grad=True)
-    with speed.Flops() as counter:
+    with speed.Work() as counter:
         (slope,) = torch.autograd.grad((x @ weight.T).sum(), x, create_graph=True)
-        assert counter.total == 2 * 60
+        assert counter.flops == 2 * 60
         slope.square().sum().backward()
-    assert counter.total == 3 * 60  # what came in was constant: one of the two is not needed
+    assert counter.flops == 3 * 60  # what came in was constant: one of the two is not needed
+    assert counter.bytes == 3 * 4 * (6 + 10 + 15)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc options of glibc")
