@@ -223,7 +223,9 @@ def _serve(
     constants, threads, advice = setting
     vars(config).update(constants)
     torch.set_num_threads(threads)
-    one_at_a_time = threading.Lock()  # libraries may print from threads of their own
+    # Libraries may print from threads of their own, and what is collected as garbage while a message
+    # is made may print in the middle of it.
+    one_at_a_time = threading.RLock()
 
     def tell(kind: str, content: object) -> None:
         with one_at_a_time:

@@ -390,7 +390,7 @@ def test_ctrl_c_in_a_terminal_leaves_whole_sets_and_one_sentence(apart: Config) 
             words += ["--" + name.replace("_", "-"), *map(str, values)]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -401,7 +401,11 @@ def test_ctrl_c_in_a_terminal_leaves_whole_sets_and_one_sentence(apart: Config) 
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=SECONDS)
+    try:
+        said, _ = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)  # both say where they stand
+        pytest.fail(process.communicate()[0])
     assert process.returncode == 75
     assert "Traceback" not in said
     assert len(re.findall(r"Interrupted: SIGINT after step \d+: saved", said)) == 1
