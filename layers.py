@@ -215,7 +215,8 @@ def norm_second_gradients(
     by_channel = torch.stack([t.sum(places) for t in (g, g * u, g * v)])
     size = x[0, 0].numel()
     mean_s, a, mean_vs = (by_channel * w).sum(-1, keepdim=True) / size
-    mean_v, b = torch.stack([t.flatten(2).sum(2, keepdim=True) for t in (v, v * u)]) / size
+    whole = (2, *places)
+    mean_v, b = torch.stack([t.sum(whole)[..., None] for t in (v, v * u)]) / size
 
     of_grad = torch.addcmul((-mean_v)[beside] + v, u, -b[beside]).mul_((w * r)[beside])
     square = -r * r

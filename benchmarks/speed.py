@@ -245,7 +245,8 @@ def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Te
     run.step = cfg.critic_steps - 1  # the step that brings a generator update too
     answers = {
         "count": lambda: _counted(lambda: train.full_step(run, *batch)),
-        "time": lambda: seconds(lambda: make(*batch), device),
+        # The other process has had the caches meanwhile: one step to warm them, one to time.
+        "time": lambda: (make(*batch), seconds(lambda: make(*batch), device))[1],
         "profile": lambda: profile(_once(kind, run, make, batch), device),
         "memory": lambda: _most_memory(device),
     }
