@@ -223,8 +223,8 @@ def _serve(
     constants, threads, advice = setting
     vars(config).update(constants)
     torch.set_num_threads(threads)
-    # Libraries may print from threads of their own, and what is collected as garbage while a message
-    # is made may print in the middle of it.
+    # Libraries may print from threads of their own, and what is collected as garbage while a
+    # message is made may print in the middle of it.
     one_at_a_time = threading.RLock()
 
     def tell(kind: str, content: object) -> None:

@@ -379,6 +379,16 @@ def describe(clips: Clips, found: Found) -> str:
     return "\n".join(lines)
 
 
+def band_statistics(clips: Clips, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation `(M, 1)` of each band over the clips `rows`, read one by one."""
+    total = np.zeros((2, clips.data.shape[2], 1))
+    for row in rows:
+        x = clips.data[row, 0].astype(np.float64)  # (M, T)
+        total += np.stack([x.mean(1), np.square(x).mean(1)])[..., None]
+    mean, square = total / len(rows)
+    return mean, np.sqrt(np.maximum(square - mean**2, 1e-4))  # a band may be silent throughout
+
+
 # ---- holding out --------------------------------------------------------------------------------
 # Scores need real clips that the networks never saw. Takes of one recording resemble each other far
 # more than two recordings do, so what is held out is whole sources wherever the names tell them.

@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot, softmax
 from torch.nn.utils.parametrizations import spectral_norm
 
 import layers
+import residual
 from config import Config
 
 SLOPE = 0.2  # of every LeakyReLU
@@ -37,6 +38,7 @@ class Generator(nn.Module):
         self.num_classes = num_classes if cfg.conditional else 0
         self.base = (channels[0], *smallest_map(cfg, len(channels)))
         self.output, self.output_range = cfg.output, cfg.output_range
+        self.standard = layers.Standard(cfg.n_mels) if cfg.standardise else None
         features = torch.Size(self.base).numel()
 
         def activation() -> nn.Module:
@@ -74,6 +76,8 @@ class Generator(nn.Module):
     def unfold(self, x: Tensor) -> Tensor:
         """The smallest maps `(B, C, *s)`, of any length -> clips `(B, 1, *S)`."""
         x = self.rungs(x)
+        if self.standard:
+            x = self.standard.back(x)
         if self.output == "clamp":
             return x.clamp(*self.output_range)
         return x.relu() if self.output == "relu" else x.tanh()
@@ -91,6 +95,7 @@ class Critic(nn.Module):
         channels, dims = cfg.critic_channels, len(cfg.shape) - 1
         self.num_classes = num_classes if cfg.conditional else 0
         self.label_map_scale = cfg.label_map_scale
+        self.standard = layers.Standard(cfg.n_mels) if cfg.standardise else None
         if self.num_classes:
             self.label_map = nn.Linear(self.num_classes, torch.Size(cfg.shape).numel())
         rungs: list[nn.Module] = []
@@ -120,7 +125,13 @@ class Critic(nn.Module):
                 if isinstance(layer, LAYERS):
                     spectral_norm(layer)
 
+    def judge(self, x: Tensor, labels: Tensor) -> tuple[Tensor, None]:
+        """Scores, and no opinion on classes (see `residual.Critic`)."""
+        return self(x, labels), None
+
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        if self.standard:
+            x = self.standard(x)
         if self.num_classes:
             y = self.label_map(one_hot(labels, self.num_classes).to(x.dtype))  # (B, K) -> (B, S)
             x = torch.cat([x, self.label_map_scale * y.view_as(x)], dim=1)  # (B, 2, *S)
@@ -207,8 +218,10 @@ def initialise(network: nn.Module, std: float) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def build(cfg: Config, num_classes: int) -> tuple[Generator, Critic]:
+def build(cfg: Config, num_classes: int) -> tuple[nn.Module, nn.Module]:
     """The recipe's generator and critic for `num_classes` classes, initialised, on the CPU."""
+    if cfg.blocks == "residual":
+        return residual.Generator(cfg, num_classes), residual.Critic(cfg, num_classes)
     return Generator(cfg, num_classes), Critic(cfg, num_classes)
 
 

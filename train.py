@@ -16,6 +16,7 @@ diverged, 75 interrupted and saved: the same command continues; 1 a fault, or an
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import tempfile
@@ -38,6 +39,7 @@ import layers
 import models
 import ranks
 import runs
+from augment import augment
 from batches import Batches
 from config import Config, UserError
 from desk import (
@@ -97,19 +99,38 @@ def critic_loss(cfg: Config, real: Tensor, fake: Tensor) -> Tensor:
 
     Wasserstein: `E[fake] - E[real]` (Arjovsky, Chintala & Bottou 2017, equation 2). Cross-entropy:
     `-E[log s(real)] - E[log(1 - s(fake))]` with s the sigmoid (Goodfellow et al. 2014, equation 1).
+    Relativistic: `-E[log s(real - fake)]`, of pairs with the same label (Jolicoeur-Martineau 2018,
+    equation 4; Huang et al. 2024, equation 2).
     """
     if cfg.objective == "bce":
         return nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
+    if cfg.objective == "relativistic":
+        return nn.functional.softplus(fake - real).mean()
     return fake.mean() - real.mean()
 
 
-def generator_loss(cfg: Config, fake: Tensor) -> Tensor:
+def generator_loss(cfg: Config, fake: Tensor, real: Tensor | None = None) -> Tensor:
     """Loss of the generator from the scores of its clips.
 
     Wasserstein: `-E[fake]`. Cross-entropy: `-E[log s(fake)]`, which does not saturate (Goodfellow
-    et al. 2014, section 3).
+    et al. 2014, section 3). Relativistic: `-E[log s(fake - real)]`, the only one to need `real`.
     """
+    if cfg.objective == "relativistic":
+        return nn.functional.softplus(real - fake).mean()
     return nn.functional.softplus(-fake).mean() if cfg.objective == "bce" else -fake.mean()
+
+
+def zero_penalty(critic: nn.Module, x: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """`weight * E[|grad_x critic(x)|^2]` at clips x themselves, a scalar.
+
+    Of real clips it is R1, of generated ones R2 (Mescheder, Geiger & Nowozin 2018, equations 9 and
+    10, with weight gamma / 2); of both in equal parts, half the weighted sum of the two.
+    """
+    x = x.detach().requires_grad_()
+    score = critic(x, labels).view(len(x), -1).mean(1)  # (B,)
+    with layers.inputs_only():
+        (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    return weight * slope.square().flatten(1).sum(1).mean()
 
 
 # ---- steps --------------------------------------------------------------------------------------
@@ -127,6 +148,7 @@ class Run:
     critic: nn.Module
     generator_optimiser: torch.optim.Optimizer
     critic_optimiser: torch.optim.Optimizer
+    average: nn.Module | None  # of the generator's weights over its updates
     scaler: torch.amp.GradScaler  # of fp16; does nothing otherwise
     sums: Tensor  # of METRICS over the updates of this epoch, on the device
     epoch: int = 0  # finished epochs
@@ -147,8 +169,18 @@ class Run:
         optimisers = [build_optimiser(cfg, net, rate) for net, rate in zip(networks, rates)]
         half = cfg.precision == "fp16" and device.type == "cuda"
         scaler = torch.amp.GradScaler(device.type, enabled=half)
+        average = copy.deepcopy(networks[0]).requires_grad_(False) if cfg.average else None
         sums = torch.zeros(len(METRICS), device=device)
-        return cls(cfg, classes, device, *networks, *optimisers, scaler, sums)
+        return cls(cfg, classes, device, *networks, *optimisers, average, scaler, sums)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.generator, self.critic] + ([self.average] if self.average else [])
+
+    @property
+    def shown(self) -> nn.Module:
+        """The generator that is listened to."""
+        return self.average or self.generator
 
     def latents(self, count: int) -> Tensor:
         """Fresh `z (count, latent_dim)` from the device's random state."""
@@ -179,18 +211,26 @@ def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     cfg, critic = run.cfg, run.critic
     with torch.no_grad(), run.mixed_precision():  # a source of clips only: no graph of it
         fake = run.generator(run.latents(len(real)), labels).to(real.dtype)
-    penalty = torch.zeros((), device=run.device)
+    real, fake = augment(real, cfg.augment), augment(fake, cfg.augment)
+    both, twice = torch.cat([real, fake]), torch.cat([labels, labels])
+    penalty, classes = torch.zeros((), device=run.device), 0.0
     # Cached: one power iteration and one set of normalised weights for penalty and scores alike.
     with parametrize.cached():
-        if cfg.objective == "wgan-gp":  # never in half precision: squares of small slopes vanish
+        # Penalties are never in half precision: squares of small slopes vanish.
+        if cfg.objective == "wgan-gp":
             penalty = gradient_penalty(critic, real, fake, labels, cfg.gp_weight)
+        if zero_due(run):
+            penalty = penalty + zero_penalty(critic, both, twice, cfg.zero_weight * cfg.zero_every)
         with run.mixed_precision():
             if cfg.critic_norm == "batch":  # real and generated have statistics of their own
                 scores = critic(real, labels), critic(fake, labels)
             else:  # one pass is quicker, and exact where each clip is judged by itself
-                scores = critic(torch.cat([real, fake]), torch.cat([labels, labels])).chunk(2)
+                scores, logits = critic.judge(both, twice)
+                scores = scores.chunk(2)
+                if cfg.aux_weight:
+                    classes = nn.functional.cross_entropy(logits[: len(real)].float(), labels)
     on_real, on_fake = (score.to(real.dtype) for score in scores)
-    loss = critic_loss(cfg, on_real, on_fake) + penalty
+    loss = critic_loss(cfg, on_real, on_fake) + penalty + cfg.aux_weight * classes
     norm = _update(run, critic, run.critic_optimiser, loss)
     if cfg.objective == "wgan-clip":  # Arjovsky, Chintala & Bottou 2017, algorithm 1
         with torch.no_grad():
@@ -202,21 +242,43 @@ def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
 def generator_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     """One generator update; returns the last three METRICS, detached.
 
-    To the loss of the objective comes `l1_weight * L1(fake, real)`, where real clips of the same
-    labels stand beside the generated ones.
+    To the loss of the objective come `l1_weight * L1(fake, real)`, where real clips of the same
+    labels stand beside the generated ones, and `aux_weight` times the cross-entropy of the class
+    that the critic takes them for (Odena, Olah & Shlens 2017, equation 3).
     """
-    cfg = run.cfg
+    cfg, on_real = run.cfg, None
     run.critic.requires_grad_(False)  # the critic only judges here: no gradients of its weights
     with run.mixed_precision():
         fake = run.generator(run.latents(len(real)), labels)
-        score = run.critic(fake, labels)
+        score, logits = run.critic.judge(augment(fake, cfg.augment), labels)
+        if cfg.objective == "relativistic":
+            on_real = run.critic(augment(real, cfg.augment), labels).to(real.dtype)
     l1 = torch.zeros((), device=run.device)
     if cfg.l1_weight:
         l1 = nn.functional.l1_loss(fake.to(real.dtype), real)
-    loss = generator_loss(cfg, score.to(real.dtype)) + cfg.l1_weight * l1
+    loss = generator_loss(cfg, score.to(real.dtype), on_real) + cfg.l1_weight * l1
+    if cfg.aux_weight:
+        loss = loss + cfg.aux_weight * nn.functional.cross_entropy(logits.float(), labels)
     norm = _update(run, run.generator, run.generator_optimiser, loss)
     run.critic.requires_grad_(True)
+    if run.average:
+        follow(run)
     return torch.stack([loss, l1, norm]).detach()
+
+
+@torch.no_grad()
+def follow(run: Run) -> None:
+    """Move the averaged weights towards the generator's (Yazici et al. 2019, section 3.2).
+
+    The first updates count more, so that the average forgets the weights of the beginning. Their
+    number is the optimiser's own, which lies on the device and is saved with it.
+    """
+    done = next(iter(run.generator_optimiser.state.values()))["step"]
+    keep = ((1 + done) / (10 + done)).clamp(max=0.5 ** (1 / run.cfg.average))
+    for slow, now in zip(run.average.parameters(), run.generator.parameters()):
+        slow.lerp_(now, (1 - keep).to(now.dtype))
+    for slow, now in zip(run.average.buffers(), run.generator.buffers()):
+        slow.copy_(now)
 
 
 def _update(run: Run, network: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
@@ -248,8 +310,19 @@ def full_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
 
 
 def generator_due(run: Run) -> bool:
-    """Whether the coming step updates the generator too: all that a step asks of the host."""
+    """Whether the coming step updates the generator too."""
     return not run.cfg.fresh_batches or (run.step + 1) % run.cfg.critic_steps == 0
+
+
+def zero_due(run: Run) -> bool:
+    """Whether the coming step's critic updates have the zero-centred penalty (lazily, as Karras et
+    al. 2020, StyleGAN2, section 3.1)."""
+    return run.cfg.zero_weight > 0 and run.step % run.cfg.zero_every == 0
+
+
+def kind_of_step(run: Run) -> tuple[bool, bool]:
+    """All that a step asks of the host."""
+    return generator_due(run), zero_due(run)
 
 
 # ---- checkpoints --------------------------------------------------------------------------------
@@ -263,6 +336,7 @@ COUNTERS = ("epoch", "step", "step_in_epoch", "generator_updates", "seconds", "d
 def state_of(run: Run) -> dict:
     """The content of a checkpoint."""
     state = {name: getattr(run, name).state_dict() for name in NETWORKS}
+    state["average"] = run.average.state_dict() if run.average else None
     state |= {name: getattr(run, name) for name in (*COUNTERS, "sums", "classes")}
     state |= {"config": config.to_dict(run.cfg), "random": runs.random_state(run.device)}
     return state | {"random_others": run.others}
@@ -291,6 +365,8 @@ def restore(run: Run, state: dict) -> None:
             group["capturable"] = run.device.type == "cuda"
         if state[name]:  # a scaler that does nothing has no state
             getattr(run, name).load_state_dict(state[name])
+    if run.average:
+        run.average.load_state_dict(state["average"])
     for name in COUNTERS:
         setattr(run, name, state[name])
     run.sums.copy_(state["sums"])
@@ -313,9 +389,11 @@ def train(cfg: Config) -> Run:
         state = ranks.on_first(runs.load_checkpoint, cfg.run_dir)
         with runs.StopSignal() as stop, runs.explain_memory(less_memory(cfg)):
             run = ranks.after_first(start_or_continue, cfg, clips, device, state)
-            ranks.broadcast(run.generator, run.critic)
             run.others = ranks.from_others(runs.random_state, device)
             split = ranks.on_first(make_room, run, clips, state)
+            if state is None:
+                ranks.first_alone(set_standard, run, clips, split.training)
+            ranks.broadcast(*run.networks)
             batches = Batches(clips, split.training, cfg, device)
             with ranks.first_holds(open_desk, run, clips, split, state, stop) as desk:
                 ranks.first_alone(write_what_lacks, run, desk)
@@ -376,6 +454,16 @@ def start_or_continue(
     return run
 
 
+def set_standard(run: Run, clips: dataset.Clips, rows: np.ndarray) -> None:
+    """Tell the networks the mean and deviation of each band, where they ask for them."""
+    if not run.cfg.standardise:
+        return
+    mean, deviation = map(torch.from_numpy, dataset.band_statistics(clips, rows))
+    for network in run.networks:
+        network.standard.mean.copy_(mean)
+        network.standard.deviation.copy_(deviation)
+
+
 def own_noise(run: Run, state: dict | None) -> None:
     """Give ranks 1, 2, ... random states of their own: the saved ones, if so many were saved."""
     if not (rank := ranks.rank()):
@@ -433,7 +521,7 @@ def train_epoch(
     shown = began
     with closing(batches.epoch(run.epoch, run.step_in_epoch, step.batch)) as coming:
         for x, labels in coming:
-            step(x, labels, kind=generator_due(run))
+            step(x, labels, kind=kind_of_step(run))
             run.generator_updates += generator_due(run)
             run.step += 1
             run.step_in_epoch += 1
@@ -516,7 +604,7 @@ def write_what_lacks(run: Run, desk: Desk) -> None:
 
 def snapshot_of(run: Run) -> Snapshot:
     """The generator as it is now, for whoever writes while training goes on."""
-    weights = weights_file(run.cfg, run.generator, run.epoch, run.step)
+    weights = weights_file(run.cfg, run.shown, run.epoch, run.step)
     return Snapshot(run.epoch, run.step, weights)
 
 
@@ -569,6 +657,7 @@ def dry_run(cfg: Config) -> None:
         if epoch >= cfg.epochs:
             print(f"{cfg.run_dir} is finished after epoch {epoch}. {_what_next(run)}")
             return
+        set_standard(run, clips, split.training[: cfg.batch_size])
         x = torch.from_numpy(np.array(clips.data[: cfg.batch_size])).to(device)
         labels = torch.tensor(clips.labels[: cfg.batch_size], device=device)
         for _ in range(2):  # the first one also pays for warming up

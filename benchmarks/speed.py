@@ -424,6 +424,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.recipes:
             recipe = RECIPES[name]
+            if recipe.blocks != "plain":
+                sys.exit(f"--recipes {name}: plain.py has only the published systems.")
             fetched = "/" in recipe.vocoder and options.vocoder
             cfg = dataclasses.replace(
                 recipe,

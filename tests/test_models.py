@@ -22,7 +22,7 @@ def count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize("recipe", config.RECIPES)
+@pytest.mark.parametrize("recipe", COUNTS)
 def test_parameter_counts_and_shapes(recipe):
     cfg = config.RECIPES[recipe]
     generator, critic = models.build(cfg, 10)

@@ -1,0 +1,178 @@
+"""Networks of the second kind: residual rungs, a style code, a critic that knows classes.
+
+Where `models.py` has the published ladders, one convolution a rung, here a rung is a residual block
+with two, resampling is anti-aliased, and the class comes in as a style (generator) and as a
+projection (critic). Shapes as there: B clips, K classes, C channels, M mel bands, T frames, W the
+length of the style code; `t` is the width of the smallest map.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, embedding, interpolate, leaky_relu, pixel_shuffle
+
+import layers
+from config import Config
+
+SLOPE = 0.2
+HALF = math.sqrt(0.5)  # keeps the variance where two paths are added
+
+
+# ---- generator ----------------------------------------------------------------------------------
+
+
+class Styled(nn.Module):
+    """GroupNorm whose scale and shift follow the style (Karras et al. 2019, StyleGAN, equation 1).
+
+    `x (B, C, m, t * f)`, `style (B, W, 1, t)`: each column of the smallest map has a style of its
+    own, so that sounds of several latents can be joined along time.
+    """
+
+    def __init__(self, channels: int, style_dim: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, affine=False)
+        self.affine = nn.Conv2d(style_dim, 2 * channels, 1)
+        nn.init.zeros_(self.affine.weight)
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        affine = self.affine(style)
+        affine = affine.repeat_interleave(x.shape[3] // affine.shape[3], dim=3)
+        scale, shift = affine.chunk(2, dim=1)  # (B, C, 1, t * f) each
+        return torch.addcmul(shift, self.norm(x), 1 + scale)
+
+
+class Up(nn.Module):
+    """A rung of the generator: a map twice as large each way, interpolated (no checkerboard)."""
+
+    def __init__(self, c_in: int, c_out: int, cfg: Config) -> None:
+        super().__init__()
+        self.first = Styled(c_in, cfg.style_dim, cfg.norm_groups)
+        self.second = Styled(c_out, cfg.style_dim, cfg.norm_groups)
+        self.wide = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.fine = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.past = nn.Conv2d(c_in, c_out, 1, bias=False)
+        # What is random in a texture need not come from z (Karras et al. 2019, section 3.2).
+        self.noise = nn.Parameter(torch.zeros(c_out, 1, 1))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        h = self.wide(larger(leaky_relu(self.first(x, style), SLOPE)))
+        h = torch.addcmul(h, self.noise, torch.randn_like(h[:, :1]))
+        h = self.fine(leaky_relu(self.second(h, style), SLOPE))
+        return (h + larger(self.past(x))) * HALF
+
+
+def larger(x: Tensor) -> Tensor:
+    return interpolate(x, scale_factor=2, mode="bilinear")
+
+
+class Generator(nn.Module):
+    """Latents and labels -> clips, as `models.Generator`.
+
+    `generator(z, labels)`: `z (B, latent_dim)`, integer `labels (B,)` -> `(B, 1, M, T)`. A mapping
+    network makes the style of z and an embedding of the label; a linear map of both is where the
+    rungs begin. The last doubling is a shuffle of channels (Shi et al. 2016).
+    """
+
+    def __init__(self, cfg: Config, num_classes: int) -> None:
+        super().__init__()
+        channels, width = cfg.generator_channels, cfg.style_dim
+        self.base = (channels[0], *(size // 2 ** len(channels) for size in cfg.shape[1:]))
+        self.output_range = cfg.output_range
+        self.embedding = nn.Embedding(num_classes if cfg.conditional else 1, cfg.latent_dim)
+        self.mapping = nn.Sequential(
+            nn.Linear(2 * cfg.latent_dim, width),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(width, width),
+            nn.LeakyReLU(SLOPE),
+        )
+        self.start = nn.Linear(2 * cfg.latent_dim, torch.Size(self.base).numel())
+        self.rungs = nn.ModuleList(Up(a, b, cfg) for a, b in pairwise(channels))
+        self.last = Styled(channels[-1], width, cfg.norm_groups)
+        self.paint = nn.Conv2d(channels[-1], 4, 3, padding=1)
+        self.standard = layers.Standard(cfg.n_mels)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        return self.unfold(self.fold(z, labels))
+
+    def fold(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Latents -> the smallest maps and, in further channels, their style `(B, C + W, m, t)`."""
+        if self.embedding.num_embeddings == 1:
+            labels = torch.zeros_like(labels)
+        z = torch.cat([z, self.embedding(labels)], dim=1)
+        x = self.start(z).unflatten(1, self.base)  # (B, C, m, t)
+        style = self.mapping(z)[..., None, None].expand(-1, -1, *x.shape[2:])
+        return torch.cat([x, style], dim=1)
+
+    def unfold(self, x: Tensor) -> Tensor:
+        """Smallest maps and styles `(B, C + W, m, t)`, of any length -> clips `(B, 1, M, T)`."""
+        x, style = x[:, : self.base[0]], x[:, self.base[0] :, :1]
+        for rung in self.rungs:
+            x = rung(x, style)
+        x = self.paint(leaky_relu(self.last(x, style), SLOPE))
+        return self.standard.back(pixel_shuffle(x, 2)).clamp(*self.output_range)
+
+
+# ---- critic -------------------------------------------------------------------------------------
+# No norms: their statistics hide levels, and the zero-centred penalty keeps it in bounds. The
+# layers are those whose gradients can be differentiated cheaply.
+
+
+class Down(nn.Module):
+    """A rung of the critic: a map half as large each way, averaged."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.before, self.between = layers.LeakyReLU(SLOPE), layers.LeakyReLU(SLOPE)
+        self.fine = layers.Conv2d(c_in, c_in, 3, padding=1)
+        self.wide = layers.Conv2d(c_in, c_out, 3, padding=1)
+        self.past = layers.Conv2d(c_in, c_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.wide(self.between(self.fine(self.before(x))))
+        return (avg_pool2d(h, 2) + self.past(avg_pool2d(x, 2))) * HALF
+
+
+class Critic(nn.Module):
+    """Clips and labels -> scores `(B,)`: `critic(x, labels)`, and `judge` for the classes too.
+
+    The score is a linear map of the features plus their projection onto the label's embedding
+    (Miyato & Koyama 2018, equation 3). The features keep the mel axis and forget where in time.
+    """
+
+    def __init__(self, cfg: Config, num_classes: int) -> None:
+        super().__init__()
+        channels, width = cfg.critic_channels, cfg.critic_features
+        bands = cfg.n_mels // 2 ** len(channels)
+        self.classes = num_classes if cfg.conditional else 0
+        self.standard = layers.Standard(cfg.n_mels)
+        self.rungs = nn.Sequential(
+            layers.Conv2d(1, channels[0], 4, 2, 1),
+            *(Down(a, b) for a, b in pairwise(channels)),
+            layers.LeakyReLU(SLOPE),
+            layers.Conv2d(channels[-1], channels[-1], 3, padding=1),
+            layers.LeakyReLU(SLOPE),
+        )
+        self.features = nn.Linear(channels[-1] * bands, width)
+        self.activation = layers.LeakyReLU(SLOPE)
+        self.score = nn.Linear(width, 1)
+        if self.classes:
+            self.embedding = nn.Parameter(torch.randn(self.classes, width) / math.sqrt(width))
+            self.classify = nn.Linear(width, self.classes)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self.judge(x, labels)[0]
+
+    def judge(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores `(B,)`, and logits of the classes `(B, K)` (None where there are no labels)."""
+        maps = self.rungs(self.standard(x))  # (B, C, m, t)
+        h = self.activation(self.features(maps.mean(3).flatten(1)))  # (B, width)
+        score = self.score(h).flatten()
+        if not self.classes:
+            return score, None
+        score = score + (h * embedding(labels, self.embedding)).sum(1) / math.sqrt(h.shape[1])
+        return score, self.classify(h)
