@@ -1,0 +1,158 @@
+"""Which recipe makes the better sounds in the same time? Trains each for so long, scoring as it goes.
+
+    python benchmarks/compare.py --data-dir data --minutes 10 20 40 --seeds 0 1 2
+    python benchmarks/compare.py --variants best best:augment=0 sn-wgan-gp sn-wgan-gp:l1_weight=0
+
+A variant is a recipe, with constants changed behind a colon. Each is trained by `train.py` on the
+clock, stopped (SIGTERM) after each of the minutes, scored by `evaluate.py` against the same held-out
+sounds, and continued; scoring takes none of its time. Every scoring is a row of OUT/scores.csv as
+soon as it is there, and the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from config import GRIFFIN_LIM, RECIPES  # noqa: E402
+from desk import Interrupted  # noqa: E402
+from scores import GENERATED, SCORES  # noqa: E402
+
+# What `best` is made of, each taken away; and each that the default can have, added.
+ABLATION = (
+    "best",
+    "best:standardise=False",
+    "best:zero_every=1",
+    "best:aux_weight=0",
+    "best:augment=0",
+    "best:average=0",
+    "sn-wgan-gp",
+    "sn-wgan-gp:standardise=True",
+    "sn-wgan-gp:objective=relativistic,zero_weight=0.5,zero_every=4,critic_steps=1",
+    "sn-wgan-gp:augment=0.6",
+    "sn-wgan-gp:average=500",
+    "sn-wgan-gp:l1_weight=0",
+    "sn-wgan-gp:spectral_norm=False",
+    "sn-wgan-gp:critic_norm=none",
+    "sn-wgan-gp:gp_weight=10",
+    "sn-wgan-gp:generator_lr=2e-5,critic_lr=1e-4",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train variants for the same time and score them."""
+
+    data_dir: str = str(ROOT / "data")
+    """Class folders."""
+    out: str = "compare"
+    """Folder of the runs and of scores.csv."""
+    variants: tuple[str, ...] = (*RECIPES,)
+    """RECIPE or RECIPE:constant=value,constant=value; "ablation" stands for all of that."""
+    minutes: tuple[float, ...] = (10.0, 20.0, 40.0)
+    """After so many minutes of `train.py` (its start included) each is scored."""
+    seeds: tuple[int, ...] = (0,)
+    """One run of each variant a seed."""
+    vocoder: str = GRIFFIN_LIM
+    """For those on the grid of HiFi-GAN; empty: each recipe's own."""
+    device: str = "auto"
+    """auto, cuda, cpu."""
+
+
+def train_until(command: list[str], seconds: float) -> int:
+    """Train for so many seconds at most; returns the exit code."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _, said = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate()
+    if process.returncode not in (0, Interrupted.exit_code):
+        sys.exit(f"{' '.join(command)}:\n{said.decode(errors='replace')[-2000:]}")
+    return process.returncode
+
+
+def compare(variant: str, seed: int, options: Options, table: Path) -> None:
+    """Train one variant on the clock and add its rows to the table."""
+    recipe, _, changes = variant.partition(":")
+    name = f"{variant.replace(':', '_').replace('=', '-').replace(',', '_')}-seed{seed}"
+    folder = Path(options.out).resolve()
+    fields = {"data-dir": options.data_dir, "output-dir": folder, "run-name": name, "seed": seed}
+    fields |= {"device": options.device, "epochs": 10**6, "score-every": 0, "sample-every": 10**6}
+    if options.vocoder and "/" in RECIPES[recipe].vocoder:
+        fields["vocoder"] = options.vocoder
+    command = [sys.executable, "train.py", recipe]
+    for key, value in fields.items():
+        command += [f"--{key}", str(value)]
+    for key, _, value in (change.partition("=") for change in changes.split(",") if change):
+        flag = key.replace("_", "-")
+        switch = {"True": [f"--{flag}"], "False": [f"--no-{flag}"]}
+        command += switch.get(value, [f"--{flag}", value])
+    done = {
+        float(r["minutes"])
+        for r in rows_of(table)
+        if (r["variant"], r["seed"]) == (variant, str(seed))
+    }
+    before = 0.0
+    for minutes in sorted(options.minutes):
+        if minutes not in done:
+            train_until(command, 60 * (minutes - before))
+            score = [sys.executable, "evaluate.py", str(folder / name)]
+            subprocess.run(score, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+            card = json.loads((folder / name / "scores.json").read_text())
+            for row, figures in card["rows"].items():
+                if row == GENERATED or not done:
+                    add(table, variant if row == GENERATED else row, seed, minutes, card, figures)
+        done.add(minutes)
+        before = minutes
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    if not table.exists():
+        return []
+    with open(table, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add(table: Path, what: str, seed: int, minutes: float, card: dict, figures: dict) -> None:
+    """One row, shown and kept."""
+    columns = ["variant", "seed", "minutes", "step", "clips", *SCORES]
+    row = {"variant": what, "seed": seed, "minutes": minutes, "step": card["step"]} | figures
+    new = not table.exists()
+    with open(table, "a", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    shown = ("accuracy", "frechet", "kernel", "coverage", "cas", "copy_ratio", "diversity")
+    said = ", ".join(f"{n} {row[n]:.3g}" for n in shown if row.get(n) is not None)
+    print(f"{what}, seed {seed}, {minutes:g} min, step {card['step']}: {said}", flush=True)
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    variants = [
+        v for name in options.variants for v in (ABLATION if name == "ablation" else (name,))
+    ]
+    if unknown := sorted({v.partition(":")[0] for v in variants} - set(RECIPES)):
+        sys.exit(f"--variants: there is no recipe {', '.join(unknown)} ({', '.join(RECIPES)}).")
+    Path(options.out).mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    for seed in options.seeds:
+        for variant in variants:
+            compare(variant, seed, options, Path(options.out) / "scores.csv")
+    print(f"{time.perf_counter() - start:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
