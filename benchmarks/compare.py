@@ -1,12 +1,12 @@
-"""Which recipe makes the better sounds in the same time? Trains each for so long, scoring as it goes.
+"""Which recipe makes the better sounds in the same time? Trains each for so long, and scores it.
 
     python benchmarks/compare.py --data-dir data --minutes 10 20 40 --seeds 0 1 2
     python benchmarks/compare.py --variants best best:augment=0 sn-wgan-gp sn-wgan-gp:l1_weight=0
 
 A variant is a recipe, with constants changed behind a colon. Each is trained by `train.py` on the
-clock, stopped (SIGTERM) after each of the minutes, scored by `evaluate.py` against the same held-out
-sounds, and continued; scoring takes none of its time. Every scoring is a row of OUT/scores.csv as
-soon as it is there, and the same command goes on where it was stopped.
+clock, stopped (SIGTERM) after each of the minutes, scored by `evaluate.py` against the same
+held-out sounds, and continued; scoring takes none of its time. Every scoring is a row of
+OUT/scores.csv as soon as it is there, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -98,11 +98,8 @@ def compare(variant: str, seed: int, options: Options, table: Path) -> None:
         flag = key.replace("_", "-")
         switch = {"True": [f"--{flag}"], "False": [f"--no-{flag}"]}
         command += switch.get(value, [f"--{flag}", value])
-    done = {
-        float(r["minutes"])
-        for r in rows_of(table)
-        if (r["variant"], r["seed"]) == (variant, str(seed))
-    }
+    own = [r for r in rows_of(table) if (r["variant"], r["seed"]) == (variant, str(seed))]
+    done = {float(row["minutes"]) for row in own}
     before = 0.0
     for minutes in sorted(options.minutes):
         if minutes not in done:
