@@ -61,9 +61,16 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         h = self.wide(larger(leaky_relu(self.first(x, style), SLOPE)))
-        h = torch.addcmul(h, self.noise, torch.randn_like(h[:, :1]))
+        h = torch.addcmul(h, self.noise, self._draw(h[:, :1]))
         h = self.fine(leaky_relu(self.second(h, style), SLOPE))
         return (h + larger(self.past(x))) * HALF
+
+    def _draw(self, like: Tensor) -> Tensor:
+        """Noise `(B, 1, m, t)`; in evaluation the same every time, and no one else's numbers."""
+        if self.training:
+            return torch.randn_like(like)
+        fixed = torch.Generator(like.device).manual_seed(0)
+        return torch.randn(like.shape, generator=fixed, dtype=like.dtype, device=like.device)
 
 
 def larger(x: Tensor) -> Tensor:

@@ -197,6 +197,20 @@ def test_the_score_is_a_projection_onto_the_label(best):
     assert logits.shape == (3, 3)
 
 
+def test_evaluation_draws_nothing_from_the_random_state(best):
+    generator = models.build(best, 3)[0]
+    for rung in generator.rungs:
+        nn.init.ones_(rung.noise)
+    z = torch.randn(4, best.latent_dim)
+    assert not torch.equal(generator(z, LABELS), generator(z, LABELS))  # in training, fresh noise
+    generator.eval()
+    state = torch.get_rng_state()
+    once = generator(z, LABELS)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(generator(z, LABELS), once)
+    torch.testing.assert_close(generator(z[:2], LABELS[:2]), once[:2])
+
+
 def test_each_part_of_a_long_sound_has_its_own_style(best):
     generator = models.build(best, 3)[0].eval()
     for rung in generator.rungs:  # as after some training: at first the style does nothing
