@@ -78,7 +78,7 @@ def test_one_yardstick_for_all(options):
 
 
 def test_a_vocoder_that_cannot_be_had_ends_it(options):
-    with pytest.raises(UserError, match="Vocoder ./nowhere cannot be used: there is no such"):
+    with pytest.raises(UserError, match=r"Vocoder \./nowhere cannot be used: there is no such"):
         ceiling.measure(replace(options, vocoders=("./nowhere",)))
     with pytest.raises(UserError, match="raw audio needs no vocoder"):
         ceiling.measure(replace(options, recipe="wavegan"))
