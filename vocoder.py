@@ -65,7 +65,7 @@ class Options:
     run_name: str = "vocoder"
     """Folder below OUTPUT_DIR: what --vocoder of train.py is to name then."""
     steps: int = 100_000
-    """Steps of the whole run (the paper trained 100 000 further on one voice, and 2 500 000 from
+    """Steps of the whole run (the paper took 100 000 for fine-tuning, and 2 500 000 from
     scratch); raise it to extend a finished one."""
     save_every: int = 500
     """Steps between two writings of the folder, a row of log.csv and a checkpoint (1 GB each at the
@@ -92,7 +92,7 @@ class Options:
     seed: int = Config.seed
     """Decides initial weights, order of clips and segments."""
     holdout: float = Config.holdout
-    """Share of each class (of 20 clips or more) not to train on: as in those runs."""
+    """Share of each class (of 20 clips or more) to judge by and not train on: that of your runs."""
     holdout_dir: str = Config.holdout_dir
     """Folder of class folders to judge by; then all of DATA_DIR is trained on."""
     batch_size: int = 16
