@@ -20,6 +20,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
+import bigvgan
 import config
 from config import Config, UserError
 
@@ -175,9 +176,15 @@ class Transform(nn.Module):
         Frame by frame, and with a plain root in place of `abs()` of complex numbers, it takes
         three fifths of the time.
         """
-        edge, hop = self.cfg.n_fft // 2, self.cfg.hop
-        padded = nn.functional.pad(wave, (edge, edge), mode="reflect")
-        frames = padded.unfold(-1, self.cfg.n_fft, hop)  # (B, T, n_fft), a view
+        edge = self.cfg.n_fft // 2
+        return self.mel_within(nn.functional.pad(wave, (edge, edge), mode="reflect"))
+
+    def mel_within(self, wave: Tensor) -> Tensor:
+        """The same of windows that lie whole within `wave (B, L)`, `(B, M, T)`.
+
+        Frame 0 is centred on sample n_fft / 2, and T = (L - n_fft) // hop + 1.
+        """
+        frames = wave.unfold(-1, self.cfg.n_fft, self.cfg.hop)  # (B, T, n_fft), a view
         spectrum = torch.fft.rfft(frames * self.window)
         power = spectrum.real.square() + spectrum.imag.square()
         return (power.pow(self.cfg.power / 2) @ self.bands).mT
@@ -339,40 +346,73 @@ class HifiGan(Vocoder):
         return wave[:, pad : pad + x.shape[2] * self.cfg.hop]
 
 
+class BigVgan(Vocoder):
+    """BigVGAN v2 (Lee et al. 2022) from a folder of the published form, on HiFi-GAN's grid.
+
+    Its mels differ from ours in one thing: frame t is centred on sample t * hop + hop / 2, where
+    ours is centred on t * hop. So a sound of our mels comes half a hop (5.8 ms) late, and that much
+    is cut from its beginning. (The 1e-9 under its root stays far below the floor of the logarithm.)
+    """
+
+    def __init__(self, cfg: Config, device: torch.device) -> None:
+        super().__init__(cfg, device)
+        self.name = cfg.vocoder
+        self.model = bigvgan.load(Path(cfg.vocoder), config.HIFIGAN_GRID, device)
+
+    def decode(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, (0, 1), mode="replicate")  # (B, M, T + 1): what the cut takes away
+        log_mel = expand(x, self.cfg).clamp(min=config.HIFIGAN_FLOOR).log()
+        late = self.cfg.hop // 2
+        return self.model(log_mel)[:, 0, late : late - self.cfg.hop]  # (B, T * hop)
+
+
 def load_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> tuple[Vocoder, str]:
     """The vocoder that `cfg.vocoder` names, ready and tried, or Griffin-Lim where it cannot be had.
 
     Returns `(vocoder, note)`; the note is empty, or one sentence that says what failed, how to get
     it and what is used instead. With `fetch` false nothing is downloaded (a dry run).
     """
-    for kind in (GriffinLim, Librosa, RawAudio):
-        if cfg.vocoder == kind.name:
-            return kind(cfg, device), ""
     try:
-        vocoder = _load_hifigan(cfg, device, fetch)
-        try:
-            wave = vocoder(torch.full((1, 1, cfg.n_mels, 8), cfg.quietest))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # weights of another form
-            raise BadVocoder(f"it loads but does not play ({_first_line(error)})") from error
-        if wave.shape != (1, 8 * cfg.hop):
-            raise BadVocoder(f"it makes {wave.shape[1]} samples of 8 frames, not {8 * cfg.hop}")
-        return vocoder, ""
+        return open_vocoder(cfg, device, fetch), ""
     except BadVocoder as reason:
         return GriffinLim(cfg, device), (
             f"Vocoder {cfg.vocoder} cannot be used: {reason}. Griffin-Lim plays the sounds instead "
             "(rougher; the model learns the same). To get it, run once with a network, or name a "
-            "folder that holds its hyperparams.yaml and generator.ckpt (--vocoder FOLDER); "
+            f"folder that holds {FORMS} (--vocoder FOLDER); "
             "--vocoder griffin-lim chooses this one outright."
         )
+
+
+FORMS = (
+    "a HiFi-GAN's hyperparams.yaml and generator.ckpt, such as one that python vocoder.py trains, "
+    f"or a BigVGAN's {bigvgan.CONFIG} and {bigvgan.WEIGHTS}"
+)
 
 
 class BadVocoder(Exception):
     """Why a vocoder cannot be used."""
 
 
-def _load_hifigan(cfg: Config, device: torch.device, fetch: bool) -> HifiGan:
+def open_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> Vocoder:
+    """The vocoder that `cfg.vocoder` names, ready and tried; raises BadVocoder with the reason."""
+    for kind in (GriffinLim, Librosa, RawAudio):
+        if cfg.vocoder == kind.name:
+            return kind(cfg, device)
+    vocoder = _load_bigvgan(cfg, device) if _is_bigvgan(cfg) else load_hifigan(cfg, device, fetch)
+    try:
+        wave = vocoder(torch.full((1, 1, cfg.n_mels, 8), cfg.quietest))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # weights of another form
+        raise BadVocoder(f"it loads but does not play ({_first_line(error)})") from error
+    if wave.shape != (1, 8 * cfg.hop):
+        raise BadVocoder(f"it makes {wave.shape[1]} samples of 8 frames, not {8 * cfg.hop}")
+    if not wave.isfinite().all():
+        raise BadVocoder("it plays NaN or Inf: its weights are damaged")
+    return vocoder
+
+
+def _on_grid(cfg: Config) -> None:
     off_grid = [
         f"{k} = {getattr(cfg, k)}, not {v}"
         for k, v in config.HIFIGAN_GRID.items()
@@ -380,6 +420,35 @@ def _load_hifigan(cfg: Config, device: torch.device, fetch: bool) -> HifiGan:
     ]
     if off_grid:
         raise BadVocoder(f"it was trained on another spectrogram ({'; '.join(off_grid)})")
+
+
+def _is_bigvgan(cfg: Config) -> bool:
+    folder = Path(cfg.vocoder)
+    ours = any((folder / name).is_file() for name in ("hyperparams.yaml", "generator.ckpt"))
+    return not ours and any((folder / n).is_file() for n in (bigvgan.CONFIG, bigvgan.WEIGHTS))
+
+
+def _load_bigvgan(cfg: Config, device: torch.device) -> BigVgan:
+    _on_grid(cfg)
+    names = (bigvgan.CONFIG, bigvgan.WEIGHTS)
+    if lacking := [n for n in names if not (Path(cfg.vocoder) / n).is_file()]:
+        raise BadVocoder(f"the folder holds no {' and no '.join(lacking)}")
+    try:
+        return BigVgan(cfg, device)
+    except ValueError as reason:
+        raise BadVocoder(str(reason)) from reason
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged file fails in whatever way it likes
+        raise BadVocoder(f"its files cannot be loaded ({_first_line(error)})") from error
+
+
+def load_hifigan(cfg: Config, device: torch.device, fetch: bool = True) -> HifiGan:
+    """The HiFi-GAN that `cfg.vocoder` names, not tried yet: its weights are still normalised.
+
+    Raises BadVocoder with the reason.
+    """
+    _on_grid(cfg)
     folder = Path(cfg.vocoder)
     if folder.is_dir():
         lacking = [n for n in ("hyperparams.yaml", "generator.ckpt") if not (folder / n).is_file()]
@@ -387,6 +456,9 @@ def _load_hifigan(cfg: Config, device: torch.device, fetch: bool) -> HifiGan:
             raise BadVocoder(f"the folder holds no {' and no '.join(lacking)}")
     elif cfg.vocoder.count("/") != 1 or cfg.vocoder.startswith((".", "/", "~")):
         raise BadVocoder("there is no such folder, and it is no hub name (owner/name)")
+    elif "bigvgan" in cfg.vocoder.lower():
+        files = f"its {bigvgan.CONFIG} and {bigvgan.WEIGHTS}"
+        raise BadVocoder(f"a BigVGAN is taken from a folder only: download {files} into one")
     try:
         return HifiGan(cfg, device, network=False)
     except torch.OutOfMemoryError:

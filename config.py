@@ -177,7 +177,8 @@ class Config:
     epochs: int
     """Epochs of the whole run; raise it to extend a finished one."""
     vocoder: str
-    """Hub name or folder of a SpeechBrain HiFi-GAN; griffin-lim; librosa; none (raw audio)."""
+    """Hub name or folder of a SpeechBrain HiFi-GAN (vocoder.py trains one); folder of a BigVGAN v2;
+    griffin-lim; librosa; none (raw audio)."""
 
     # What a clip is.
     representation: Literal["mel", "wave"]

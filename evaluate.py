@@ -46,7 +46,7 @@ class Options:
     count: int = 0
     """Sounds a class to generate; 0: as many as the run says (score_clips)."""
     vocoder: str = ""
-    """Hub name or folder of a HiFi-GAN, or griffin-lim; empty: the run's own."""
+    """Hub name or folder of a HiFi-GAN or BigVGAN v2, or griffin-lim; empty: the run's own."""
     device: str = "auto"
     """auto, cuda, cuda:1, cpu."""
 

@@ -51,7 +51,7 @@ class Options:
     weights: Literal["last", "best"] = "last"
     """last: of the newest set of samples; best: of the scoring with the least kernel distance."""
     vocoder: str = ""
-    """Hub name or folder of a HiFi-GAN, or griffin-lim; empty: the run's own."""
+    """Hub name or folder of a HiFi-GAN or BigVGAN v2, or griffin-lim; empty: the run's own."""
     device: str = "auto"
     """auto, cuda, cuda:1, cpu."""
 

@@ -110,18 +110,19 @@ def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
     return None
 
 
-def forget_after(run_dir: Path, epoch: int, fresh: bool) -> None:
-    """Make room for what a run will write again: sets of samples after `epoch`.
+def forget_after(run_dir: Path, epoch: int, fresh: bool, unit: str = "epoch") -> None:
+    """Make room for what a run will write again: sets of samples after `epoch` (or another unit).
 
     Where the run begins anew in a folder that was used before, that one's samples are kept beside
     them under another name, and its weights, which fit nothing any more, go.
     """
     samples = run_dir / "samples"
-    later = [p for p in samples.glob("epoch_*") if int("0" + p.name[6:]) > epoch]
+    sets = samples.glob(f"{unit}_*")
+    later = [p for p in sets if int("0" + p.name.removeprefix(f"{unit}_")) > epoch]
     if fresh and later:
         kept = next(p for n in range(1, 10**6) if not (p := run_dir / f"samples.old{n}").exists())
         samples.rename(kept)
-        for weights in ("generator.safetensors", "best.safetensors"):
+        for weights in ("generator.safetensors", "best.safetensors", "generator.ckpt"):
             (run_dir / weights).unlink(missing_ok=True)
         print(f"There is no checkpoint in {run_dir}: it begins anew; old samples are in {kept}.")
         return
@@ -162,12 +163,16 @@ def write_config(cfg: Config, classes: Sequence[str], **facts: object) -> None:
         "recipe": cfg.recipe,
         "classes": list(classes),
         "config": config.to_dict(cfg),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_revision": git_revision(),
     }
-    text = json.dumps(content | facts, indent=2)
+    text = json.dumps(content | program() | facts, indent=2)
     write_bytes(cfg.run_dir / "config.json", text.encode())
+
+
+def program() -> dict:
+    """What ran: versions of Python and packages, git revision."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"versions": versions, "git_revision": git_revision()}
 
 
 def read_config(run_dir: Path) -> dict:
@@ -208,13 +213,19 @@ class Log:
     """A CSV file with rows by epoch; opening drops those after `epoch` (the checkpoint's).
 
     What is added is kept in memory until it is written, and goes to `events`, if there are any.
+    `by`: another column, in whose unit `epoch` is then.
     """
 
     def __init__(
-        self, path: Path, columns: Sequence[str], epoch: int, events: Events | None = None
+        self,
+        path: Path,
+        columns: Sequence[str],
+        epoch: int,
+        events: Events | None = None,
+        by: str = "epoch",
     ) -> None:
         self.path, self.columns, self.events = path, tuple(columns), events
-        self.rows = read_log(path, epoch, columns)
+        self.rows = read_log(path, epoch, columns, by)
         self._written = False
         self.write()
 
@@ -233,8 +244,13 @@ class Log:
         self._written = True
 
 
-def read_log(path: Path, epoch: int, columns: Sequence[str] = ()) -> list[dict[str, float]]:
-    """Rows of a log up to `epoch` (`columns`: all), those left out that an interruption cut."""
+def read_log(
+    path: Path, epoch: int, columns: Sequence[str] = (), by: str = "epoch"
+) -> list[dict[str, float]]:
+    """Rows of a log up to `epoch` (`columns`: all), those left out that an interruption cut.
+
+    `by`: another column, in whose unit `epoch` is then.
+    """
     rows = []
     with (
         suppress(FileNotFoundError),
@@ -244,7 +260,7 @@ def read_log(path: Path, epoch: int, columns: Sequence[str] = ()) -> list[dict[s
         for row in reader:
             try:
                 values = {name: _number(row[name]) for name in columns or reader.fieldnames}
-                if values["epoch"] <= epoch:
+                if values[by] <= epoch:
                     rows.append(values)
             except (KeyError, TypeError, ValueError, AttributeError):  # cut short
                 continue

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import audio
+import bigvgan
 import config
 import dataset
 import distances
@@ -407,12 +408,7 @@ def make_yardstick(
 
     Raises UserError where a real sound has gone since it was decoded.
     """
-    sources = dataset.recordings(clips, spread_out(split.training, config.SCORE_REAL))
-    per_class = np.bincount([r.label for r in sources], minlength=len(clips.classes))
-    share = cfg.score_clips * len(per_class) * per_class / per_class.sum()
-    counts = np.maximum(np.round(share).astype(int), config.SCORE_LEAST).tolist()
-    lesson = _first(sources, counts)
-    apart = spread_out(split.held_out, config.SCORE_REAL) or [sources[i] for i in lesson]
+    sources, apart, lesson, counts = _choose(cfg, clips, split)
     path = cfg.cache_dir / f"yardstick-{_key(cfg, clips, vocoder, (sources, apart, counts))}.pt"
     yard = Yardstick(cfg, clips.classes, split, vocoder.name, counts, device)
     if not _open(yard, path):
@@ -422,6 +418,22 @@ def make_yardstick(
     return yard
 
 
+def _choose(
+    cfg: Config, clips: dataset.Clips, split: dataset.Split
+) -> tuple[list[dataset.Recording], list[dataset.Recording], list[int], list[int]]:
+    """Real sounds to compare with, unseen ones, which of the first make a lesson, counts a class.
+
+    The counts are those of the sounds to generate, and of the lesson.
+    """
+    sources = dataset.recordings(clips, spread_out(split.training, config.SCORE_REAL))
+    per_class = np.bincount([r.label for r in sources], minlength=len(clips.classes))
+    share = cfg.score_clips * len(per_class) * per_class / per_class.sum()
+    counts = np.maximum(np.round(share).astype(int), config.SCORE_LEAST).tolist()
+    lesson = _first(sources, counts)
+    apart = spread_out(split.held_out, config.SCORE_REAL) or [sources[i] for i in lesson]
+    return sources, apart, lesson, counts
+
+
 def _listen_to_real(
     yard: Yardstick,
     vocoder: audio.Vocoder,
@@ -429,19 +441,39 @@ def _listen_to_real(
     apart: list[dataset.Recording],
     lesson: list[int],
 ) -> None:
-    cfg, transform = yard.cfg, audio.Transform(yard.cfg)
-    yard.training, yard.unseen = listen_to_files(cfg, sources), listen_to_files(cfg, apart)
+    yard.training = listen_to_files(yard.cfg, sources)
+    yard.unseen = listen_to_files(yard.cfg, apart)
     yard.ears = train_ears(yard.training, len(yard.classes), yard.device)
-    taught = yard.training.some(lesson)
-    yard.rows[yard.real] = yard.row(yard.unseen, lesson=taught)
-    if cfg.representation == "mel":
+    yard.rows[yard.real] = yard.row(yard.unseen, lesson=yard.training.some(lesson))
+    if yard.cfg.representation == "mel":
+        row = _there_and_back(yard, vocoder, apart, [sources[k] for k in lesson])
+        yard.rows[ROUND_TRIP.format(yard.real)] = row
 
-        def there_and_back(waves: Tensor) -> Tensor:
-            return vocoder(transform(waves))
 
-        back = listen_to_files(cfg, apart, there_and_back)
-        taught = listen_to_files(cfg, [sources[row] for row in lesson], there_and_back)
-        yard.rows[ROUND_TRIP.format(yard.real)] = yard.row(back, lesson=taught)
+def round_trip(
+    yard: Yardstick, clips: dataset.Clips, vocoder: audio.Vocoder
+) -> dict[str, float | None]:
+    """The row of unseen real sounds through another vocoder, by the yardstick's own ears.
+
+    Raises UserError where one of them has gone.
+    """
+    sources, apart, lesson, _ = _choose(yard.cfg, clips, yard.split)
+    return _there_and_back(yard, vocoder, apart, [sources[k] for k in lesson])
+
+
+def _there_and_back(
+    yard: Yardstick,
+    vocoder: audio.Vocoder,
+    apart: list[dataset.Recording],
+    taught: list[dataset.Recording],
+) -> dict[str, float | None]:
+    transform = audio.Transform(yard.cfg)
+
+    def through(waves: Tensor) -> Tensor:
+        return vocoder(transform(waves))
+
+    back, lesson = (listen_to_files(yard.cfg, some, through) for some in (apart, taught))
+    return yard.row(back, lesson=lesson)
 
 
 def spread_out(things: Sequence[T], most: int) -> list[T]:
@@ -491,8 +523,8 @@ def _key(cfg: Config, clips: dataset.Clips, vocoder: audio.Vocoder, chosen: tupl
     """What the kept yardstick depends on, in 16 characters; `chosen`: its real sounds."""
     numbers = {k: v for k, v in vars(config).items() if k.startswith(("SCORE_", "EAR_"))}
     spectrogram = [getattr(cfg, name) for name in dataset.TRANSFORM_CONSTANTS]
-    weights = Path(vocoder.name) / "generator.ckpt"
-    voice = (vocoder.name, weights.stat().st_mtime_ns if weights.is_file() else None)
+    files = [Path(vocoder.name) / name for name in ("generator.ckpt", bigvgan.WEIGHTS)]
+    voice = (vocoder.name, next((p.stat().st_mtime_ns for p in files if p.is_file()), None))
     parts = [VERSION, clips.fingerprint, chosen, spectrogram, voice, numbers]
     return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 

@@ -1,0 +1,85 @@
+"""What vocoders make of real clips, by one set of ears."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import audio
+import config
+import dataset
+import scores
+import vocoder
+from config import UserError
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import ceiling
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def options(default, tmp_path, monkeypatch) -> ceiling.Options:
+    """Two classes of twenty clips, tones and noises; a Griffin-Lim, and a HiFi-GAN of no skill."""
+    monkeypatch.setitem(config.RECIPES, default.recipe, replace(default, frames=41))
+    monkeypatch.setattr(config, "EAR_STEPS", 20)
+    rng = np.random.default_rng(0)
+    t = np.arange(10240) / 22050
+    for name in ("noise", "tone"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(20):
+            tone = np.sin(2 * np.pi * rng.uniform(300, 900) * t)
+            wave = 0.3 * (tone if name == "tone" else rng.standard_normal(len(t)))
+            soundfile.write(tmp_path / "data" / name / f"take{number}x.wav", wave, 22050)
+    folder = tmp_path / "random"
+    folder.mkdir()
+    about = vocoder.Options(channels=32, resblock_kernels=(3,), periods=(2,), scales=0)
+    torch.manual_seed(0)
+    torch.save(vocoder.build(about)[0].state_dict(), folder / "generator.ckpt")
+    (folder / "hyperparams.yaml").write_text(vocoder.hyperparams(about))
+    return ceiling.Options(
+        data_dir=str(tmp_path / "data"),
+        output_dir=str(tmp_path / "outputs"),
+        vocoders=(config.GRIFFIN_LIM, str(folder)),
+        device="cpu",
+    )
+
+
+def test_one_yardstick_for_all(options):
+    card = ceiling.measure(options)
+    folder = options.vocoders[1]
+    real, lim, random = scores.REAL, "through griffin-lim", f"through {folder}"
+    assert list(card["rows"]) == [real, lim, random]
+    assert {row["clips"] for row in card["rows"].values()} == {4}  # a tenth of each class: 2
+    assert card["rows"][lim]["sliced"] < card["rows"][random]["sliced"]
+    near, far = (float(note.split("differ by ")[1].split(",")[0]) for note in card["notes"])
+    assert near < 0.3 < 1 < far
+    table = scores.table(card)
+    assert table.splitlines()[1].startswith("held-out real*")
+
+    # As if each vocoder had been scored alone.
+    cfg = replace(
+        config.RECIPES[options.recipe],
+        data_dir=options.data_dir,
+        output_dir=options.output_dir,
+        vocoder=folder,
+    )
+    clips = dataset.load(cfg, dataset.find_clips(cfg))
+    split = dataset.split(cfg, clips, known=False, keep=False)
+    alone = scores.make_yardstick(cfg, clips, split, audio.open_vocoder(cfg, CPU), CPU)
+    figures = {k: v for k, v in card["rows"][random].items() if k != "clips"}
+    assert alone.rows[scores.ROUND_TRIP.format(real)] == pytest.approx(figures, rel=1e-5, abs=1e-6)
+
+
+def test_a_vocoder_that_cannot_be_had_ends_it(options):
+    with pytest.raises(UserError, match=r"Vocoder \./nowhere cannot be used: there is no such"):
+        ceiling.measure(replace(options, vocoders=("./nowhere",)))
+    with pytest.raises(UserError, match="raw audio needs no vocoder"):
+        ceiling.measure(replace(options, recipe="wavegan"))
+    assert ceiling.main(["--vocoders"]) == 2

@@ -1,0 +1,305 @@
+"""Training a vocoder of one's own: small networks of SpeechBrain's, on tones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from speechbrain.lobes.models import HifiGAN as hifigan
+
+import audio
+import config
+import dataset
+import desk
+import runs
+import vocoder
+from config import UserError
+
+CPU = torch.device("cpu")
+FRAMES = 41  # of the recipe's clips here: 40 hops, 0.46 s
+
+
+@pytest.fixture
+def options(default, sounds, tmp_path, monkeypatch) -> vocoder.Options:
+    """All parts with tiny numbers: some 70 000 weights against 8 000 000 of one period."""
+    monkeypatch.setitem(config.RECIPES, default.recipe, replace(default, frames=FRAMES))
+    return vocoder.Options(
+        data_dir=str(sounds),
+        output_dir=str(tmp_path / "outputs"),
+        device="cpu",
+        steps=6,
+        save_every=4,
+        sample_every=4,
+        batch_size=4,
+        segment=2048,
+        learning_rate=2e-3,
+        channels=32,
+        resblock_kernels=(3,),
+        periods=(11,),
+        scales=0,
+    )
+
+
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([v.detach().flatten().double() for v in network.state_dict().values()])
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two states are equal, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+# ---- the parts ----------------------------------------------------------------------------------
+
+
+def test_the_published_sizes():
+    generator, critic = vocoder.build(vocoder.Options())
+    assert sum(p.numel() for p in generator.parameters()) == 13_936_130
+    whole = sum(p.numel() for p in hifigan.HifiganDiscriminator().parameters())
+    assert sum(p.numel() for p in critic.parameters()) == whole == 70_724_591
+    assert len(critic(torch.randn(1, 1, 8192))[0]) == 8
+
+
+def test_the_mel_loss_is_speechbrains(options):
+    theirs = hifigan.L1SpecLoss(win_length=1024, mel_fmax=11025.0)
+    ours = vocoder.Losses(options, CPU).transform
+    fake, real = torch.rand(2, 3, 1, 8192, generator=torch.Generator().manual_seed(0)) - 0.5
+    ours = torch.nn.functional.l1_loss(ours(fake[:, 0]), ours(real[:, 0]))
+    torch.testing.assert_close(ours, theirs(fake, real), rtol=1e-5, atol=1e-6)
+
+
+def test_the_losses_by_hand(options):
+    losses = vocoder.Losses(options, CPU)
+    real, fake = [torch.full((2, 3), 0.5), torch.full((2, 5), 1.0)], [torch.zeros(2, 3)] * 2
+    assert losses.critic(real, fake).item() == pytest.approx(0.25)
+    wave = torch.randn(2, 1, 2048)
+    near = ([torch.full((2, 3), 0.5)], [[torch.ones(4), torch.zeros(2)]])
+    far = ([], [[torch.zeros(4), torch.full((2,), 3.0)]])
+    whole, adversarial, features, mel = losses.generator(wave, wave, near, far)
+    assert adversarial.item() == pytest.approx(0.25)
+    assert features.item() == pytest.approx(1 + 3)  # the sum over layers, not the mean
+    assert mel.item() == 0
+    assert whole.item() == pytest.approx(0.25 + 2 * 4)
+
+
+def test_segments_are_heard_as_within_their_clip(options):
+    """Sound and mels belong together: at a hop, the mels are those of the whole clip."""
+    run = vocoder.Run.start(options, CPU)
+    x = torch.randn(6, 1, options.waves.clip_samples, generator=torch.Generator().manual_seed(1))
+    real, mel = vocoder.segments(run, x)
+    assert real.shape == (6, 1, 2048)
+    assert mel.shape == (6, 80, 8)
+    for wave, segment, own in zip(x[:, 0], real[:, 0], mel):
+        start = int((wave.unfold(0, 2048, 1) == segment).all(1).nonzero())
+        edge = 512
+        around = torch.nn.functional.pad(wave[None], (edge, edge), mode="reflect")
+        whole = run.transform.mel_within(around[:, start % 256 :])[0]
+        expected = whole[:, start // 256 : start // 256 + 8].clamp(min=1e-5).log()
+        torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def test_it_learns_and_any_run_can_play_through_it(options):
+    run = vocoder.train(replace(options, steps=40, save_every=10, sample_every=40))
+    rows = runs.read_log(run.run_dir / "log.csv", 40, by="step")
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert rows[-1]["mel"] < 0.75 * rows[0]["mel"]
+    assert rows[-1]["held_out_mel"] < 0.8 * rows[0]["held_out_mel"]
+
+    cfg = replace(options.mels, vocoder=str(run.run_dir))
+    voice, note = audio.load_vocoder(cfg, CPU)
+    assert isinstance(voice, audio.HifiGan)
+    assert note == ""
+    waves = vocoder.Judge(options, *_clips(options)).firsts
+    heard = voice(audio.Transform(cfg)(waves))
+    assert heard.shape == (3, FRAMES * 256)
+    torch.testing.assert_close(heard, vocoder.copies(run, waves), rtol=1e-4, atol=1e-5)
+
+
+def _clips(options: vocoder.Options) -> tuple[dataset.Clips, dataset.Split]:
+    clips = dataset.load(options.waves, dataset.find_clips(options.waves))
+    return clips, dataset.split(options.waves, clips, known=False, keep=False)
+
+
+def test_the_rate_falls(options):
+    run = vocoder.train(replace(options, steps=3, decay=0.5, decay_every=1))
+    assert run.generator_optimiser.param_groups[0]["lr"] == pytest.approx(2e-3 / 4)
+    assert run.critic_optimiser.param_groups[0]["lr"] == pytest.approx(2e-3 / 4)
+
+
+def test_a_stopped_run_is_the_same_run(options, monkeypatch):
+    """Stopped by a signal in the middle of an epoch and between two rows, then continued."""
+    whole = vocoder.train(replace(options, run_name="whole"))
+    step, full_step = [], vocoder.full_step
+
+    def stopping(run: vocoder.Run, x: torch.Tensor) -> torch.Tensor:
+        step.append(run.step)
+        if len(step) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return full_step(run, x)
+
+    monkeypatch.setattr(vocoder, "full_step", stopping)
+    with pytest.raises(desk.Interrupted) as stop:
+        vocoder.train(options)
+    assert stop.value.exit_code == 75
+    assert "after step 3" in str(stop.value)
+    assert (Path(options.output_dir) / "vocoder" / "generator.ckpt").is_file()
+    parts = vocoder.train(options)
+    assert step == [0, 1, 2, 3, 4, 5]
+
+    states = [runs.load_checkpoint(run.run_dir) for run in (whole, parts)]
+    for state in states:
+        del state["seconds"], state["options"]["run_name"]
+    assert same(*states)
+    logs = [runs.read_log(run.run_dir / "log.csv", 6, by="step") for run in (whole, parts)]
+    for row in (*logs[0], *logs[1]):
+        del row["seconds"]
+    assert logs[0] == logs[1]
+    assert [row["step"] for row in logs[0]] == [4, 6]
+    assert (parts.run_dir / "checkpoints" / "previous.pt").is_file()
+    for name in ("step_000004", "step_000006", "original"):
+        sets = [sorted((run.run_dir / "samples" / name).glob("*.wav")) for run in (whole, parts)]
+        assert [p.stem for p in sets[0]] == ["high", "low", "mid"]
+        assert [p.read_bytes() for p in sets[0]] == [p.read_bytes() for p in sets[1]]
+    one, other = (torch.load(run.run_dir / "generator.ckpt") for run in (whole, parts))
+    assert same(one, other)
+    assert same(one, dict(whole.generator.state_dict()))
+
+
+def test_a_finished_run_says_so_and_is_extended(options, capsys):
+    vocoder.train(replace(options, steps=2))
+    assert vocoder.train(replace(options, steps=2)).step == 2
+    assert "is finished after step 2" in capsys.readouterr().out
+    assert vocoder.train(replace(options, steps=3)).step == 3
+
+
+def test_it_begins_with_another(options):
+    first = vocoder.train(replace(options, run_name="first", steps=1))
+    run = vocoder.Run.start(replace(options, seed=1), CPU)
+    assert not torch.equal(weights(run.generator), weights(first.generator))
+    vocoder.load_source(replace(options, source=str(first.run_dir)), run.generator)
+    assert torch.equal(weights(run.generator), weights(first.generator))
+    assert all(p.requires_grad for p in run.generator.parameters())
+    further = vocoder.train(replace(options, source=str(first.run_dir), steps=1))
+    assert not torch.equal(weights(further.generator), weights(first.generator))
+
+
+def test_what_is_held_out_is_never_seen(options, tmp_path, monkeypatch):
+    """The same clips as train.py holds out, and no sample of them in any step."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "sources" / "dog"
+    folder.mkdir(parents=True)
+    for source in range(12):
+        for take in "ab":
+            wave = 0.1 * rng.standard_normal(11025) + source  # the level tells the source
+            soundfile.write(folder / f"s{source}-{take}.wav", wave, 22050, subtype="FLOAT")
+    options = replace(options, data_dir=str(folder.parent), steps=20, save_every=20)
+
+    recipe = replace(options.mels, data_dir=options.data_dir, output_dir=options.output_dir)
+    clips = dataset.load(recipe, dataset.find_clips(recipe))
+    apart = dataset.split(recipe, clips, known=False, keep=False).held_out
+    names = {recording.path.name for recording in apart}
+    assert len(names) == 4  # a tenth of 24 is 3: two whole sources
+
+    seen, full_step = set(), vocoder.full_step
+
+    def listening(run: vocoder.Run, x: torch.Tensor) -> torch.Tensor:
+        seen.update(x[:, 0].mean(1).round().int().tolist())
+        return full_step(run, x)
+
+    monkeypatch.setattr(vocoder, "full_step", listening)
+    run = vocoder.train(options)
+    held = {int(name[1:].split("-")[0]) for name in names}
+    assert seen == set(range(12)) - held
+    with open(run.run_dir / "held_out.csv", newline="") as file:
+        assert {Path(row["file"]).name for row in csv.DictReader(file)} == names
+    judge = vocoder.Judge(options, *_clips(options))
+    assert set(judge.waves.mean(1).round().int().tolist()) == held
+
+
+# ---- what can go wrong --------------------------------------------------------------------------
+
+
+def refused(options: vocoder.Options, *parts: str) -> None:
+    with pytest.raises(UserError) as error:
+        vocoder.train(options)
+    for part in parts:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"recipe": "cgan"}, ("recipe", "sn-wgan-gp, frequency-quest")),
+        ({"segment": 1000}, ("segment", "256")),
+        ({"segment": 256 * 100}, ("segment", str(40 * 256))),
+        ({"upsample_factors": (8, 8, 2)}, ("upsample_factors", "256")),
+        ({"upsample_kernels": (16, 15, 4, 4)}, ("upsample_kernels",)),
+        ({"channels": 24}, ("channels", "16")),
+        ({"periods": (), "scales": 0}, ("periods",)),
+        ({"learning_rate": float("nan")}, ("--learning-rate",)),
+        ({"batch_size": 100}, ("--batch-size 18",)),
+        ({"run_name": "a/b"}, ("--run-name",)),
+    ],
+)
+def test_constants_that_cannot_work(options, change, parts):
+    refused(replace(options, **change), *parts)
+
+
+def test_sources_that_are_none(options, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    refused(replace(options, source="./nowhere"), "--from ./nowhere", "no such folder")
+    refused(replace(options, source=str(tmp_path)), "no hyperparams.yaml and no generator.ckpt")
+    name = "speechbrain/tts-hifigan-ljspeech"
+    refused(replace(options, source=name), f"--from {name}", "the hub cannot be reached")
+    small = vocoder.train(replace(options, run_name="small", steps=1))
+    other = replace(options, source=str(small.run_dir), channels=64)
+    refused(other, "its generator has other sizes", "--channels")
+
+
+def test_another_training_is_refused(options):
+    vocoder.train(replace(options, steps=1))
+    refused(replace(options, segment=4096), "segment 2048 -> 4096", "--run-name")
+    refused(replace(options, source="x/y"), "from  -> x/y")
+
+
+def test_numbers_that_diverge(options):
+    with pytest.raises(UserError, match="became NaN or Inf") as error:
+        vocoder.train(replace(options, learning_rate=1e30))
+    assert error.value.exit_code == 3
+    assert not (Path(options.output_dir) / "vocoder" / "generator.ckpt").exists()
+
+
+def test_the_command_line(options, capsys):
+    arguments = ["--from", "./nowhere", "--data-dir", options.data_dir, "--device", "cpu"]
+    arguments += ["--output-dir", options.output_dir, "--segment", "2048", "--batch-size", "4"]
+    assert vocoder.main(arguments) == 2
+    assert "Error: --from ./nowhere cannot be used" in capsys.readouterr().err
+
+
+def test_the_folder_says_what_it_is(options):
+    run = vocoder.train(replace(options, steps=1))
+    about = json.loads((run.run_dir / "vocoder.json").read_text())
+    assert about["options"]["channels"] == 32
+    assert about["classes"] == ["high", "low", "mid"]
+    assert "No clip is held out" in about["split"]
