@@ -14,7 +14,6 @@ import torch
 import config
 from config import Config
 
-
 # A shell that starts the tests in the background has them ignore Ctrl-C, and nohup a closed
 # terminal; training respects that, and some tests send these.
 for name in ("SIGINT", "SIGHUP"):
