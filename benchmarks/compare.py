@@ -87,7 +87,8 @@ def compare(variant: str, seed: int, options: Options, table: Path) -> None:
     recipe, _, changes = variant.partition(":")
     name = f"{variant.replace(':', '_').replace('=', '-').replace(',', '_')}-seed{seed}"
     folder = Path(options.out).resolve()
-    fields = {"data-dir": options.data_dir, "output-dir": folder, "run-name": name, "seed": seed}
+    data = Path(options.data_dir).resolve()
+    fields = {"data-dir": data, "output-dir": folder, "run-name": name, "seed": seed}
     fields |= {"device": options.device, "epochs": 10**6, "score-every": 0, "sample-every": 10**6}
     if options.vocoder and "/" in RECIPES[recipe].vocoder:
         fields["vocoder"] = options.vocoder

@@ -42,11 +42,12 @@ class Options:
 
 def parts(options: Options, out: Path) -> dict[str, list[str]]:
     """The command of each part."""
-    speed = ["benchmarks/speed.py", "--data-dir", options.data_dir, "--turns", "20"]
+    data = str(Path(options.data_dir).resolve())
+    speed = ["benchmarks/speed.py", "--data-dir", data, "--turns", "20"]
     vocoder = ["--vocoder", options.vocoder] if options.vocoder else []
     published = [name for name, cfg in RECIPES.items() if cfg.blocks == "plain"]
     gpus = [str(n) for n in (1, 2, 4, 8) if n <= torch.cuda.device_count()]
-    run = ["--data-dir", options.data_dir, "--output-dir", str(out / "runs"), *vocoder]
+    run = ["--data-dir", data, "--output-dir", str(out / "runs"), *vocoder]
     return {
         "checks": ["-m", "pytest", "-q", "-rP", "tests/test_cuda.py", "tests/test_batches.py"],
         "whole": ["train.py", *run],
