@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -154,15 +153,11 @@ class Samples:
 
     def _write(self, folder: Path, waves: Tensor, panels: list[dict[str, np.ndarray]]) -> None:
         """Write `waves (K, L)` and their pictures, if there are any."""
-        unfinished = folder.with_name(f".{folder.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        for name, wave in zip(self.names, waves):
-            audio.write_wav(unfinished / f"{name}.wav", wave, self.cfg.sample_rate)
-        if panels:
-            report.draw_set([unfinished / f"{n}.png" for n in self.names], panels, self.cfg)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        with runs.whole_folder(folder) as inside:
+            for name, wave in zip(self.names, waves):
+                audio.write_wav(inside / f"{name}.wav", wave, self.cfg.sample_rate)
+            if panels:
+                report.draw_set([inside / f"{n}.png" for n in self.names], panels, self.cfg)
 
 
 # ---- scores -------------------------------------------------------------------------------------

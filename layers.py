@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+SLOPE = 0.2  # of every LeakyReLU of the networks
 aten = torch.ops.aten
 _now = {"parameters": True, "ours": True}  # not of a thread: on CUDA another one runs backward
 

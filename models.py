@@ -17,8 +17,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 import layers
 import residual
 from config import Config
+from layers import SLOPE
 
-SLOPE = 0.2  # of every LeakyReLU
 CONV = {1: layers.Conv1d, 2: layers.Conv2d}  # by the number of dimensions of a map
 CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}

@@ -17,8 +17,8 @@ from torch.nn.functional import avg_pool2d, embedding, interpolate, leaky_relu, 
 
 import layers
 from config import Config
+from layers import SLOPE
 
-SLOPE = 0.2
 HALF = math.sqrt(0.5)  # keeps the variance where two paths are added
 
 

@@ -68,6 +68,17 @@ def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill, which takes the place of `folder` when all is in it."""
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
 def save_checkpoint(run_dir: Path, state: dict) -> None:
     """Write `checkpoints/last.pt`; what was last becomes `previous.pt`."""
     buffer = io.BytesIO()

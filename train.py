@@ -88,10 +88,7 @@ def gradient_penalty(
     shape = (len(real), *[1] * (real.dim() - 1))
     place = torch.rand(shape, dtype=real.dtype, device=real.device)  # (B, 1, ...)
     x = torch.lerp(fake, real, place).requires_grad_()  # (B, 1, *S)
-    score = critic(x, labels).view(len(x), -1).mean(1)  # (B,)
-    with layers.inputs_only():
-        (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
-    return weight * (slope.flatten(1).norm(dim=1) - 1).square().mean()
+    return weight * (slope(critic, x, labels).norm(dim=1) - 1).square().mean()
 
 
 def critic_loss(cfg: Config, real: Tensor, fake: Tensor) -> Tensor:
@@ -127,10 +124,15 @@ def zero_penalty(critic: nn.Module, x: Tensor, labels: Tensor, weight: float) ->
     10, with weight gamma / 2); of both in equal parts, half the weighted sum of the two.
     """
     x = x.detach().requires_grad_()
+    return weight * slope(critic, x, labels).square().sum(1).mean()
+
+
+def slope(critic: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of each clip's score with respect to the clip, `(B, all of *S)`, differentiable."""
     score = critic(x, labels).view(len(x), -1).mean(1)  # (B,)
     with layers.inputs_only():
-        (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
-    return weight * slope.square().flatten(1).sum(1).mean()
+        (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    return gradient.flatten(1)
 
 
 # ---- steps --------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ import dataclasses
 import io
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -426,13 +425,9 @@ class Judge:
         self._write(folder, copies(run, self.firsts)[:, : self.firsts.shape[1]])
 
     def _write(self, folder: Path, waves: Tensor) -> None:
-        unfinished = folder.with_name(f".{folder.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        for name, wave in zip(self.names, waves):
-            audio.write_wav(unfinished / f"{name}.wav", wave, self.options.waves.sample_rate)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        with runs.whole_folder(folder) as inside:
+            for name, wave in zip(self.names, waves):
+                audio.write_wav(inside / f"{name}.wav", wave, self.options.waves.sample_rate)
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -80,6 +80,17 @@ def shrunk(cfg: Config, data: Path, outputs: Path) -> Config:
     )
 
 
+def flags(cfg: Config) -> list[str]:
+    """What follows `train.py` on a command line to get these constants from the default recipe."""
+    usual = config.to_dict(config.RECIPES[cfg.recipe])
+    words = []
+    for name, value in config.to_dict(cfg).items():
+        if value != usual[name]:
+            values = value if isinstance(value, list) else [value]
+            words += ["--" + name.replace("_", "-"), *map(str, values)]
+    return words
+
+
 def weights(network: torch.nn.Module) -> torch.Tensor:
     """All parameters and buffers as one vector."""
     return torch.cat([v.detach().flatten().double() for v in network.state_dict().values()])

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import weights
+from conftest import flags, weights
 
 import background
 import config
@@ -382,14 +382,8 @@ def test_a_stopped_run_gives_scores_up_and_makes_them_again(
 def test_ctrl_c_in_a_terminal_leaves_whole_sets_and_one_sentence(apart: Config) -> None:
     """It reaches both processes; the background one finishes its set."""
     cfg = replace(apart, epochs=10_000, sample_every=1, score_every=0)
-    usual = config.to_dict(config.RECIPES[cfg.recipe])
-    words = []
-    for name, value in config.to_dict(cfg).items():
-        if value != usual[name]:
-            values = value if isinstance(value, list) else [value]
-            words += ["--" + name.replace("_", "-"), *map(str, values)]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words],
+        [sys.executable, str(ROOT / "train.py"), *flags(cfg)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         text=True,
         stdout=subprocess.PIPE,

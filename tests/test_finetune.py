@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import weights
 from speechbrain.lobes.models import HifiGAN as hifigan
 
 import audio
@@ -46,10 +47,6 @@ def options(default, sounds, tmp_path, monkeypatch) -> vocoder.Options:
         periods=(11,),
         scales=0,
     )
-
-
-def weights(network: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([v.detach().flatten().double() for v in network.state_dict().values()])
 
 
 def same(a: object, b: object) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import shrunk, tones, weights
+from conftest import flags, shrunk, tones, weights
 
 import config
 import ranks
@@ -432,14 +432,8 @@ def test_a_rank_that_dies_ends_all_and_the_run_continues(two, small, rank, tmp_p
 
 def torchrun(cfg: Config) -> subprocess.Popen:
     """`torchrun --nproc-per-node 2 train.py ...` with the constants of `cfg`."""
-    usual = config.to_dict(config.RECIPES[cfg.recipe])
-    words = []
-    for name, value in config.to_dict(cfg).items():
-        if value != usual[name]:
-            values = value if isinstance(value, list) else [value]
-            words += ["--" + name.replace("_", "-"), *map(str, values)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(ROOT / "train.py"), *words]
+    command += ["--nproc-per-node", "2", str(ROOT / "train.py"), *flags(cfg)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
