@@ -226,8 +226,11 @@ class Config:
     """Groups of every GroupNorm."""
     blocks: Literal["plain", "residual"]
     """plain: a rung is one convolution, and the constants down to label_map_scale say which;
-    residual: two convolutions in a residual block, anti-aliased, with style and projection
-    (residual.py), where of those only the channels, norm_groups and output_range count."""
+    residual: two convolutions in a residual block, with style and projection (residual.py), where
+    of those only the channels, norm_groups and output_range count."""
+    patch: int
+    """Side of the square of the spectrogram that is one place of the largest maps (residual
+    blocks); 0 with plain ones."""
     style_dim: int
     """Length of the style code that scales and shifts the generator's norms (residual blocks)."""
     critic_features: int
@@ -287,6 +290,8 @@ class Config:
     """Critic updates from one zero-centred penalty to the next (each weighs as many)."""
     aux_weight: float
     """Weight of telling the class, in both networks' losses (residual blocks); 0: none."""
+    recall_weight: float
+    """Weight of telling a generated clip's latent, likewise: sounds of a class stay different."""
     augment: float
     """Chance of each random change of what the critic sees, real and generated; 0: none."""
     average: float
@@ -395,6 +400,7 @@ SN_WGAN_GP = Config(
     stride=2,
     norm_groups=8,
     blocks="plain",
+    patch=0,
     style_dim=0,
     critic_features=0,
     standardise=False,
@@ -422,6 +428,7 @@ SN_WGAN_GP = Config(
     zero_weight=0.0,
     zero_every=1,
     aux_weight=0.0,
+    recall_weight=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.0,
@@ -462,6 +469,7 @@ CGAN = Config(
     stride=2,
     norm_groups=8,
     blocks="plain",
+    patch=0,
     style_dim=0,
     critic_features=0,
     standardise=False,
@@ -489,6 +497,7 @@ CGAN = Config(
     zero_weight=0.0,
     zero_every=1,
     aux_weight=0.0,
+    recall_weight=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.0,
@@ -530,6 +539,7 @@ FREQUENCY_QUEST = Config(
     stride=2,
     norm_groups=8,
     blocks="plain",
+    patch=0,
     style_dim=0,
     critic_features=0,
     standardise=False,
@@ -557,6 +567,7 @@ FREQUENCY_QUEST = Config(
     zero_weight=0.0,
     zero_every=1,
     aux_weight=0.0,
+    recall_weight=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.0,
@@ -598,6 +609,7 @@ LOFI_WGAN = Config(
     stride=2,
     norm_groups=8,
     blocks="plain",
+    patch=0,
     style_dim=0,
     critic_features=0,
     standardise=False,
@@ -625,6 +637,7 @@ LOFI_WGAN = Config(
     zero_weight=0.0,
     zero_every=1,
     aux_weight=0.0,
+    recall_weight=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.0,
@@ -666,6 +679,7 @@ WAVEGAN = Config(
     stride=4,
     norm_groups=8,
     blocks="plain",
+    patch=0,
     style_dim=0,
     critic_features=0,
     standardise=False,
@@ -693,6 +707,7 @@ WAVEGAN = Config(
     zero_weight=0.0,
     zero_every=1,
     aux_weight=0.0,
+    recall_weight=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.01,
@@ -737,11 +752,12 @@ BEST = Config(
     stride=2,
     norm_groups=8,
     blocks="residual",
+    patch=4,
     style_dim=192,
     critic_features=256,
     standardise=True,
     attention=0,
-    generator_channels=(160, 96, 48, 24),
+    generator_channels=(160, 96, 64),
     generator_kernel=3,
     upsampling="nearest",
     generator_norm="group",
@@ -751,7 +767,7 @@ BEST = Config(
     norm_output=False,
     output="clamp",
     output_range=(-11.512925464970229, 4.0),
-    critic_channels=(24, 48, 96, 160),
+    critic_channels=(48, 96, 160),
     critic_kernel=3,
     critic_norm="none",
     spectral_norm=False,
@@ -763,7 +779,8 @@ BEST = Config(
     gp_weight=0.0,
     zero_weight=0.5,
     zero_every=4,
-    aux_weight=0.3,
+    aux_weight=0.1,
+    recall_weight=0.5,
     augment=0.6,
     average=500.0,
     weight_clip=0.0,
@@ -771,11 +788,11 @@ BEST = Config(
     critic_steps=1,
     fresh_batches=False,
     optimiser="adam",
-    generator_lr=2e-4,
-    critic_lr=2e-4,
+    generator_lr=6e-4,
+    critic_lr=6e-4,
     betas=(0.0, 0.99),
-    precision="fp32",
-    batch_size=16,
+    precision="bf16",
+    batch_size=8,
 )
 
 RECIPES: dict[str, Config] = {
@@ -882,7 +899,8 @@ def check(cfg: Config) -> None:
     for name in ("generator_lr", "critic_lr", "compression_constant", "power"):
         value = getattr(cfg, name)
         need(math.isfinite(value) and value > 0, name, "must be a positive number")
-    for name in ("gp_weight", "l1_weight", "weight_clip", "init_std", "zero_weight", "aux_weight"):
+    weights = [name for name in vars(cfg) if name.endswith("_weight")]
+    for name in (*weights, "weight_clip", "init_std"):
         value = getattr(cfg, name)
         need(math.isfinite(value) and value >= 0, name, "must be zero or a positive number")
     need(cfg.zero_every >= 1, "zero_every", "must be at least 1")
@@ -903,8 +921,8 @@ def check(cfg: Config) -> None:
         "frames",
         "too short for one Fourier window: raise it, or lower n_fft",
     )
-    _check_networks(cfg, need)
     _check_residual(cfg, need)
+    _check_networks(cfg, need)
     _check_objective(cfg, need)
     bad_name = Path(cfg.run_name).name != cfg.run_name or cfg.run_name.startswith(".")
     need(not bad_name, "run_name", "must be a plain folder name that starts with no dot")
@@ -919,6 +937,8 @@ def _check_networks(cfg: Config, need: Callable[[bool, str, str], None]) -> None
         channels = getattr(cfg, name)
         need(len(channels) >= 2 and min(channels) >= 1, name, "needs at least two positive numbers")
         scale = cfg.stride ** len(channels)
+        if cfg.blocks == "residual":  # the largest map has one place a patch
+            scale = cfg.patch * 2 ** (len(channels) - 1)
         fits = all(size % scale == 0 for size in sizes.values())
         need(fits, name, f"{len(channels)} rungs need {said} to be multiples of {scale}")
         grouped = getattr(cfg, name.replace("channels", "norm")) == "group"
@@ -954,16 +974,18 @@ def _check_networks(cfg: Config, need: Callable[[bool, str, str], None]) -> None
 
 def _check_residual(cfg: Config, need: Callable[[bool, str, str], None]) -> None:
     residual, mel = cfg.blocks == "residual", cfg.representation == "mel"
-    for name in ("style_dim", "critic_features", "aux_weight"):
+    needed = ("patch", "style_dim", "critic_features")
+    for name in (*needed, "aux_weight", "recall_weight"):
         value = getattr(cfg, name)
         need(residual or value == 0, name, "is for residual blocks: 0 with plain ones")
-        need(value > 0 or not residual or name == "aux_weight", name, "residual blocks need it")
+        need(value > 0 or not residual or name not in needed, name, "residual blocks need it")
     need(cfg.aux_weight == 0 or cfg.conditional, "aux_weight", "needs labels (--conditional)")
     need(mel or not residual, "blocks", "residual ones are for spectrograms")
     need(mel or not cfg.standardise, "standardise", "is for spectrograms")
     need(mel or cfg.augment == 0, "augment", "is for spectrograms: 0 otherwise")
     if residual:
         need(cfg.stride == 2, "stride", "residual blocks need 2")
+        need(cfg.patch % 2 == 0, "patch", "must be even")
         need(cfg.output == "clamp", "output", "residual blocks need clamp")
         need(cfg.attention == 0, "attention", "residual blocks have none: 0")
         first = cfg.generator_channels[0]

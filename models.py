@@ -125,9 +125,9 @@ class Critic(nn.Module):
                 if isinstance(layer, LAYERS):
                     spectral_norm(layer)
 
-    def judge(self, x: Tensor, labels: Tensor) -> tuple[Tensor, None]:
-        """Scores, and no opinion on classes (see `residual.Critic`)."""
-        return self(x, labels), None
+    def judge(self, x: Tensor, labels: Tensor) -> residual.Opinion:
+        """Scores, and no opinion on anything else."""
+        return residual.Opinion(self(x, labels))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         if self.standard:

@@ -1,15 +1,18 @@
 """Networks of the second kind: residual rungs, a style code, a critic that knows classes.
 
 Where `models.py` has the published ladders, one convolution a rung, here a rung is a residual block
-with two, resampling is anti-aliased, and the class comes in as a style (generator) and as a
-projection (critic). Shapes as there: B clips, K classes, C channels, M mel bands, T frames, W the
-length of the style code; `t` is the width of the smallest map.
+with two, and the class comes in as a style (generator) and as a projection (critic). Both networks
+work on squares of P by P values of a spectrogram at once, the patches of the largest map: at full
+size a convolution costs the most and sees the least. Shapes as there: B clips, K classes, C
+channels, M mel bands, T frames, W the length of the style code; `t` is the width of the smallest
+map.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,12 @@ from config import Config
 from layers import SLOPE
 
 HALF = math.sqrt(0.5)  # keeps the variance where two paths are added
+
+
+def smallest_map(cfg: Config, channels: tuple[int, ...]) -> tuple[int, int]:
+    """Its height and width, where the largest map has one place a patch."""
+    shrunk = cfg.patch * 2 ** (len(channels) - 1)
+    return cfg.n_mels // shrunk, cfg.frames // shrunk
 
 
 # ---- generator ----------------------------------------------------------------------------------
@@ -47,23 +56,27 @@ class Styled(nn.Module):
 
 
 class Up(nn.Module):
-    """A rung of the generator: a map twice as large each way, interpolated (no checkerboard)."""
+    """A rung of the generator: a map twice as large each way.
+
+    The residual path is interpolated; four values of a kernel of four by four make each new one.
+    """
 
     def __init__(self, c_in: int, c_out: int, cfg: Config) -> None:
         super().__init__()
         self.first = Styled(c_in, cfg.style_dim, cfg.norm_groups)
         self.second = Styled(c_out, cfg.style_dim, cfg.norm_groups)
-        self.wide = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.wide = nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)
         self.fine = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.past = nn.Conv2d(c_in, c_out, 1, bias=False)
         # What is random in a texture need not come from z (Karras et al. 2019, section 3.2).
         self.noise = nn.Parameter(torch.zeros(c_out, 1, 1))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        h = self.wide(larger(leaky_relu(self.first(x, style), SLOPE)))
+        h = self.wide(leaky_relu(self.first(x, style), SLOPE))
         h = torch.addcmul(h, self.noise, self._draw(h[:, :1]))
         h = self.fine(leaky_relu(self.second(h, style), SLOPE))
-        return (h + larger(self.past(x))) * HALF
+        past = interpolate(self.past(x), scale_factor=2, mode="bilinear")
+        return (h + past) * HALF
 
     def _draw(self, like: Tensor) -> Tensor:
         """Noise `(B, 1, m, t)`; in evaluation the same every time, and no one else's numbers."""
@@ -73,22 +86,18 @@ class Up(nn.Module):
         return torch.randn(like.shape, generator=fixed, dtype=like.dtype, device=like.device)
 
 
-def larger(x: Tensor) -> Tensor:
-    return interpolate(x, scale_factor=2, mode="bilinear")
-
-
 class Generator(nn.Module):
     """Latents and labels -> clips, as `models.Generator`.
 
     `generator(z, labels)`: `z (B, latent_dim)`, integer `labels (B,)` -> `(B, 1, M, T)`. A mapping
     network makes the style of z and an embedding of the label; a linear map of both is where the
-    rungs begin. The last doubling is a shuffle of channels (Shi et al. 2016).
+    rungs begin. The channels of the largest map become its patches (Shi et al. 2016).
     """
 
     def __init__(self, cfg: Config, num_classes: int) -> None:
         super().__init__()
-        channels, width = cfg.generator_channels, cfg.style_dim
-        self.base = (channels[0], *(size // 2 ** len(channels) for size in cfg.shape[1:]))
+        channels, width, self.patch = cfg.generator_channels, cfg.style_dim, cfg.patch
+        self.base = (channels[0], *smallest_map(cfg, channels))
         self.output_range = cfg.output_range
         self.embedding = nn.Embedding(num_classes if cfg.conditional else 1, cfg.latent_dim)
         self.mapping = nn.Sequential(
@@ -100,7 +109,7 @@ class Generator(nn.Module):
         self.start = nn.Linear(2 * cfg.latent_dim, torch.Size(self.base).numel())
         self.rungs = nn.ModuleList(Up(a, b, cfg) for a, b in pairwise(channels))
         self.last = Styled(channels[-1], width, cfg.norm_groups)
-        self.paint = nn.Conv2d(channels[-1], 4, 3, padding=1)
+        self.paint = nn.Conv2d(channels[-1], self.patch**2, 3, padding=1)
         self.standard = layers.Standard(cfg.n_mels)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -121,7 +130,7 @@ class Generator(nn.Module):
         for rung in self.rungs:
             x = rung(x, style)
         x = self.paint(leaky_relu(self.last(x, style), SLOPE))
-        return self.standard.back(pixel_shuffle(x, 2)).clamp(*self.output_range)
+        return self.standard.back(pixel_shuffle(x, self.patch)).clamp(*self.output_range)
 
 
 # ---- critic -------------------------------------------------------------------------------------
@@ -130,56 +139,66 @@ class Generator(nn.Module):
 
 
 class Down(nn.Module):
-    """A rung of the critic: a map half as large each way, averaged."""
+    """A rung of the critic: a map half as large each way."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.before, self.between = layers.LeakyReLU(SLOPE), layers.LeakyReLU(SLOPE)
         self.fine = layers.Conv2d(c_in, c_in, 3, padding=1)
-        self.wide = layers.Conv2d(c_in, c_out, 3, padding=1)
+        self.wide = layers.Conv2d(c_in, c_out, 4, 2, 1)
         self.past = layers.Conv2d(c_in, c_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.wide(self.between(self.fine(self.before(x))))
-        return (avg_pool2d(h, 2) + self.past(avg_pool2d(x, 2))) * HALF
+        return (h + self.past(avg_pool2d(x, 2))) * HALF
+
+
+class Opinion(NamedTuple):
+    """What a critic thinks of clips."""
+
+    scores: Tensor  # (B,), higher for what looks real
+    classes: Tensor | None = None  # logits (B, K); None where there are no labels
+    latents: Tensor | None = None  # (B, latent_dim), what generated clips may have been made of
 
 
 class Critic(nn.Module):
-    """Clips and labels -> scores `(B,)`: `critic(x, labels)`, and `judge` for the classes too.
+    """Clips and labels -> scores `(B,)`: `critic(x, labels)`, and `judge` for the whole Opinion.
 
     The score is a linear map of the features plus their projection onto the label's embedding
-    (Miyato & Koyama 2018, equation 3). The features keep the mel axis and forget where in time.
+    (Miyato & Koyama 2018, equation 3). The features keep the mel axis and forget where in time:
+    of each band they know how much there is on average and at most.
     """
 
     def __init__(self, cfg: Config, num_classes: int) -> None:
         super().__init__()
         channels, width = cfg.critic_channels, cfg.critic_features
-        bands = cfg.n_mels // 2 ** len(channels)
+        bands, patch = smallest_map(cfg, channels)[0], cfg.patch
         self.classes = num_classes if cfg.conditional else 0
         self.standard = layers.Standard(cfg.n_mels)
         self.rungs = nn.Sequential(
-            layers.Conv2d(1, channels[0], 4, 2, 1),
+            layers.Conv2d(1, channels[0], 2 * patch, patch, patch // 2),
             *(Down(a, b) for a, b in pairwise(channels)),
             layers.LeakyReLU(SLOPE),
             layers.Conv2d(channels[-1], channels[-1], 3, padding=1),
             layers.LeakyReLU(SLOPE),
         )
-        self.features = nn.Linear(channels[-1] * bands, width)
+        self.features = nn.Linear(2 * channels[-1] * bands, width)
         self.activation = layers.LeakyReLU(SLOPE)
-        self.score = nn.Linear(width, 1)
+        self.score = nn.Linear(width, 1, bias=False)
+        self.recall = nn.Linear(width, cfg.latent_dim)
         if self.classes:
             self.embedding = nn.Parameter(torch.randn(self.classes, width) / math.sqrt(width))
             self.classify = nn.Linear(width, self.classes)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return self.judge(x, labels)[0]
+        return self.judge(x, labels).scores
 
-    def judge(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores `(B,)`, and logits of the classes `(B, K)` (None where there are no labels)."""
+    def judge(self, x: Tensor, labels: Tensor) -> Opinion:
         maps = self.rungs(self.standard(x))  # (B, C, m, t)
-        h = self.activation(self.features(maps.mean(3).flatten(1)))  # (B, width)
-        score = self.score(h).flatten()
+        maps = torch.cat([maps.mean(3), maps.amax(3)], dim=1)  # (B, 2 C, m)
+        h = self.activation(self.features(maps.flatten(1)))  # (B, width)
+        scores, latents = self.score(h).flatten(), self.recall(h)
         if not self.classes:
-            return score, None
-        score = score + (h * embedding(labels, self.embedding)).sum(1) / math.sqrt(h.shape[1])
-        return score, self.classify(h)
+            return Opinion(scores, latents=latents)
+        scores = scores + (h * embedding(labels, self.embedding)).sum(1) / math.sqrt(h.shape[1])
+        return Opinion(scores, self.classify(h), latents)

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.utils import get_total_norm, parametrize
 from tqdm.auto import tqdm
 
@@ -52,6 +53,7 @@ from desk import (
     samples_of,
     weights_file,
 )
+from residual import Opinion
 
 METRICS = (
     "critic_loss",
@@ -88,7 +90,7 @@ def gradient_penalty(
     shape = (len(real), *[1] * (real.dim() - 1))
     place = torch.rand(shape, dtype=real.dtype, device=real.device)  # (B, 1, ...)
     x = torch.lerp(fake, real, place).requires_grad_()  # (B, 1, *S)
-    return weight * (slope(critic, x, labels).norm(dim=1) - 1).square().mean()
+    return weight * (slope(critic(x, labels), x).norm(dim=1) - 1).square().mean()
 
 
 def critic_loss(cfg: Config, real: Tensor, fake: Tensor) -> Tensor:
@@ -117,19 +119,34 @@ def generator_loss(cfg: Config, fake: Tensor, real: Tensor | None = None) -> Ten
     return nn.functional.softplus(-fake).mean() if cfg.objective == "bce" else -fake.mean()
 
 
-def zero_penalty(critic: nn.Module, x: Tensor, labels: Tensor, weight: float) -> Tensor:
-    """`weight * E[|grad_x critic(x)|^2]` at clips x themselves, a scalar.
+def zero_penalty(scores: Tensor, x: Tensor, weight: float) -> Tensor:
+    """`weight * E[|grad_x score|^2]` at the clips x that have been given the scores, a scalar.
 
     Of real clips it is R1, of generated ones R2 (Mescheder, Geiger & Nowozin 2018, equations 9 and
     10, with weight gamma / 2); of both in equal parts, half the weighted sum of the two.
     """
-    x = x.detach().requires_grad_()
-    return weight * slope(critic, x, labels).square().sum(1).mean()
+    return weight * slope(scores, x).square().sum(1).mean()
 
 
-def slope(critic: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+def told_loss(cfg: Config, opinion: Opinion, labels: Tensor, z: Tensor) -> Tensor | float:
+    """What both networks lose where the critic cannot tell class and latent, a scalar.
+
+    `aux_weight` times the cross-entropy of the first B clips' classes (Odena, Olah & Shlens 2017,
+    equation 3), for the critic real ones; and `recall_weight` times the squared error of the
+    latents of the last B clips, which are generated: what cannot be told apart is no variety (Chen
+    et al. 2016, InfoGAN, equation 6, of normal latents).
+    """
+    loss, count = 0.0, len(z)
+    if cfg.aux_weight:
+        loss = cfg.aux_weight * cross_entropy(opinion.classes[:count].float(), labels)
+    if cfg.recall_weight:
+        loss = loss + cfg.recall_weight * mse_loss(opinion.latents[-count:].float(), z)
+    return loss
+
+
+def slope(scores: Tensor, x: Tensor) -> Tensor:
     """Gradient of each clip's score with respect to the clip, `(B, all of *S)`, differentiable."""
-    score = critic(x, labels).view(len(x), -1).mean(1)  # (B,)
+    score = scores.view(len(x), -1).mean(1)  # (B,)
     with layers.inputs_only():
         (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)
     return gradient.flatten(1)
@@ -191,13 +208,12 @@ class Run:
             return torch.rand(shape, device=self.device) * 2 - 1
         return torch.randn(shape, device=self.device)
 
-    def mixed_precision(self) -> torch.autocast:
+    def mixed_precision(self, wanted: bool = True) -> torch.autocast:
         """The precision of forward passes; fp16 is a matter of CUDA, a CPU computes in fp32."""
         dtype = torch.float16 if self.cfg.precision == "fp16" else torch.bfloat16
         here = self.device.type == "cuda" or self.cfg.precision == "bf16"
-        return torch.autocast(
-            self.device.type, dtype, enabled=here and self.cfg.precision != "fp32"
-        )
+        enabled = wanted and here and self.cfg.precision != "fp32"
+        return torch.autocast(self.device.type, dtype, enabled=enabled)
 
 
 def build_optimiser(cfg: Config, network: nn.Module, rate: float) -> torch.optim.Optimizer:
@@ -210,29 +226,29 @@ def build_optimiser(cfg: Config, network: nn.Module, rate: float) -> torch.optim
 
 def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     """One critic update on `real (B, 1, *S)`; returns the first four METRICS, detached."""
-    cfg, critic = run.cfg, run.critic
+    cfg, critic, z = run.cfg, run.critic, run.latents(len(real))
     with torch.no_grad(), run.mixed_precision():  # a source of clips only: no graph of it
-        fake = run.generator(run.latents(len(real)), labels).to(real.dtype)
+        fake = run.generator(z, labels).to(real.dtype)
     real, fake = augment(real, cfg.augment), augment(fake, cfg.augment)
     both, twice = torch.cat([real, fake]), torch.cat([labels, labels])
-    penalty, classes = torch.zeros((), device=run.device), 0.0
+    penalty, told = torch.zeros((), device=run.device), 0.0
     # Cached: one power iteration and one set of normalised weights for penalty and scores alike.
     with parametrize.cached():
         # Penalties are never in half precision: squares of small slopes vanish.
         if cfg.objective == "wgan-gp":
             penalty = gradient_penalty(critic, real, fake, labels, cfg.gp_weight)
-        if zero_due(run):
-            penalty = penalty + zero_penalty(critic, both, twice, cfg.zero_weight * cfg.zero_every)
-        with run.mixed_precision():
+        due = zero_due(run)
+        both.requires_grad_(due)
+        with run.mixed_precision(not due):
             if cfg.critic_norm == "batch":  # real and generated have statistics of their own
-                scores = critic(real, labels), critic(fake, labels)
+                scores = torch.cat([critic(real, labels), critic(fake, labels)])
             else:  # one pass is quicker, and exact where each clip is judged by itself
-                scores, logits = critic.judge(both, twice)
-                scores = scores.chunk(2)
-                if cfg.aux_weight:
-                    classes = nn.functional.cross_entropy(logits[: len(real)].float(), labels)
-    on_real, on_fake = (score.to(real.dtype) for score in scores)
-    loss = critic_loss(cfg, on_real, on_fake) + penalty + cfg.aux_weight * classes
+                opinion = critic.judge(both, twice)
+                scores, told = opinion.scores, told_loss(cfg, opinion, labels, z)
+        if due:
+            penalty = zero_penalty(scores, both, cfg.zero_weight * cfg.zero_every)
+    on_real, on_fake = scores.to(real.dtype).chunk(2)
+    loss = critic_loss(cfg, on_real, on_fake) + penalty + told
     norm = _update(run, critic, run.critic_optimiser, loss)
     if cfg.objective == "wgan-clip":  # Arjovsky, Chintala & Bottou 2017, algorithm 1
         with torch.no_grad():
@@ -245,22 +261,20 @@ def generator_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     """One generator update; returns the last three METRICS, detached.
 
     To the loss of the objective come `l1_weight * L1(fake, real)`, where real clips of the same
-    labels stand beside the generated ones, and `aux_weight` times the cross-entropy of the class
-    that the critic takes them for (Odena, Olah & Shlens 2017, equation 3).
+    labels stand beside the generated ones, and what `told_loss` adds.
     """
-    cfg, on_real = run.cfg, None
+    cfg, on_real, z = run.cfg, None, run.latents(len(real))
     run.critic.requires_grad_(False)  # the critic only judges here: no gradients of its weights
     with run.mixed_precision():
-        fake = run.generator(run.latents(len(real)), labels)
-        score, logits = run.critic.judge(augment(fake, cfg.augment), labels)
+        fake = run.generator(z, labels)
+        opinion = run.critic.judge(augment(fake, cfg.augment), labels)
         if cfg.objective == "relativistic":
             on_real = run.critic(augment(real, cfg.augment), labels).to(real.dtype)
     l1 = torch.zeros((), device=run.device)
     if cfg.l1_weight:
         l1 = nn.functional.l1_loss(fake.to(real.dtype), real)
-    loss = generator_loss(cfg, score.to(real.dtype), on_real) + cfg.l1_weight * l1
-    if cfg.aux_weight:
-        loss = loss + cfg.aux_weight * nn.functional.cross_entropy(logits.float(), labels)
+    loss = generator_loss(cfg, opinion.scores.to(real.dtype), on_real) + cfg.l1_weight * l1
+    loss = loss + told_loss(cfg, opinion, labels, z)
     norm = _update(run, run.generator, run.generator_optimiser, loss)
     run.critic.requires_grad_(True)
     if run.average:

@@ -55,6 +55,8 @@ class Options:
 
     data_dir: str = str(ROOT / "data")
     """Class folders."""
+    holdout_dir: str = ""
+    """Class folders to score against; empty: a tenth of DATA_DIR."""
     out: str = "compare"
     """Folder of the runs and of scores.csv."""
     variants: tuple[str, ...] = (*RECIPES,)
@@ -82,16 +84,23 @@ def train_until(command: list[str], seconds: float) -> int:
     return process.returncode
 
 
+def run_name(variant: str, seed: int) -> str:
+    """Folder of a run below OUT."""
+    return f"{variant.replace(':', '_').replace('=', '-').replace(',', '_')}-seed{seed}"
+
+
 def compare(variant: str, seed: int, options: Options, table: Path) -> None:
     """Train one variant on the clock and add its rows to the table."""
     recipe, _, changes = variant.partition(":")
-    name = f"{variant.replace(':', '_').replace('=', '-').replace(',', '_')}-seed{seed}"
+    name = run_name(variant, seed)
     folder = Path(options.out).resolve()
     data = Path(options.data_dir).resolve()
     fields = {"data-dir": data, "output-dir": folder, "run-name": name, "seed": seed}
     fields |= {"device": options.device, "epochs": 10**6, "score-every": 0, "sample-every": 10**6}
     if options.vocoder and "/" in RECIPES[recipe].vocoder:
         fields["vocoder"] = options.vocoder
+    if options.holdout_dir:
+        fields["holdout-dir"] = Path(options.holdout_dir).resolve()
     command = [sys.executable, "train.py", recipe]
     for key, value in fields.items():
         command += [f"--{key}", str(value)]

@@ -18,6 +18,7 @@ import models
 import train
 from augment import augment
 from config import UserError
+from residual import Opinion
 
 CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -58,7 +59,8 @@ def test_relativistic_losses_are_of_pairs(best):
 def test_the_zero_centred_penalty_of_a_linear_critic():
     a = torch.full((1, 2, 3), 2.0)
     critic = Linear(a)
-    penalty = train.zero_penalty(critic, torch.randn(5, 1, 2, 3), torch.zeros(5).long(), 0.5)
+    x = torch.randn(5, 1, 2, 3, requires_grad=True)
+    penalty = train.zero_penalty(critic(x, None), x, 0.5)
     assert penalty.item() == pytest.approx(0.5 * 6 * 4)
     penalty.backward()
     torch.testing.assert_close(critic.a.grad, 0.5 * 2 * a)
@@ -76,6 +78,21 @@ def test_the_zero_centred_penalty_is_lazy(run, best):
         run.step = step
         penalty = train.critic_step(run, x, LABELS)[train.METRICS.index("gradient_penalty")]
         assert (penalty > 0) == positive
+
+
+def test_what_is_told_is_of_the_right_clips(best):
+    """Of real and generated clips, B each: classes of the first, latents of the last."""
+    cfg = replace(best, aux_weight=2.0, recall_weight=3.0)
+    z = torch.randn(4, cfg.latent_dim)
+    logits, latents = torch.zeros(8, 3), torch.zeros(8, cfg.latent_dim)
+    logits[range(4), LABELS] = 1.0
+    latents[4:] = z + 0.5
+    opinion = Opinion(torch.zeros(8), logits, latents)
+    told = train.told_loss(cfg, opinion, LABELS, z)
+    assert told.item() == pytest.approx(2 * np.log1p(2 * np.exp(-1)) + 3 * 0.25, rel=1e-5)
+    alone = Opinion(torch.zeros(4), logits[:4], latents[4:])  # the generator's own clips
+    assert train.told_loss(cfg, alone, LABELS, z).item() == pytest.approx(told.item())
+    assert train.told_loss(replace(cfg, aux_weight=0.0, recall_weight=0.0), alone, LABELS, z) == 0
 
 
 # ---- augmentation --------------------------------------------------------------------------------
@@ -187,7 +204,7 @@ def test_networks_work_in_units_of_deviation(blocks, best, small):
 def test_the_score_is_a_projection_onto_the_label(best):
     critic = models.build(best, 3)[1]
     x = torch.randn(1, *best.shape).expand(3, -1, -1, -1)
-    scores, logits = critic.judge(x, torch.tensor([0, 1, 2]))
+    scores, logits, latents = critic.judge(x, torch.tensor([0, 1, 2]))
     features = {}
     critic.score.register_forward_hook(lambda _, inputs, __: features.update(h=inputs[0][0]))
     critic(x, torch.tensor([0, 1, 2]))
@@ -195,6 +212,7 @@ def test_the_score_is_a_projection_onto_the_label(best):
     expected = critic.embedding @ h / len(h) ** 0.5
     torch.testing.assert_close(scores - scores[0], expected - expected[0])
     assert logits.shape == (3, 3)
+    assert latents.shape == (3, best.latent_dim)
 
 
 def test_evaluation_draws_nothing_from_the_random_state(best):
@@ -268,9 +286,16 @@ def test_a_part_added_to_the_default_trains(changed, small):
         ({"style_dim": 8}, "style_dim"),
         ({"aux_weight": 0.1}, "aux_weight"),
         ({"augment": 1.5}, "augment"),
+        ({"recall_weight": 0.1}, "recall_weight"),
+        ({"patch": 4}, "patch"),
         ({"zero_every": 0}, "zero_every"),
         ({"average": -1.0}, "average"),
-        ({"blocks": "residual"}, "style_dim"),
+        ({"blocks": "residual"}, "patch"),
+        ({"blocks": "residual", "patch": 4}, "style_dim"),
+        (
+            {"blocks": "residual", "patch": 12, "style_dim": 8, "critic_features": 8},
+            "generator_channels",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(changed, name, small):

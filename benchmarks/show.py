@@ -1,0 +1,159 @@
+"""What `compare.py` found, to look at: a table, scores over time, and sounds side by side.
+
+    python benchmarks/show.py --out compare --pictures best sn-wgan-gp
+
+Prints OUT/scores.csv as Markdown, each variant at its last minute and each figure with its lowest
+and highest seed; writes OUT/scores.png, a curve each variant, and OUT/sounds.png, where each class
+is a row: a real clip, and one clip of each variant in --pictures (first seed, first latent).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from compare import rows_of, run_name  # noqa: E402
+
+import dataset  # noqa: E402
+import desk  # noqa: E402
+import generate  # noqa: E402
+from scores import HEADLINE, REAL, ROUND_TRIP  # noqa: E402
+
+FIGURES = (*HEADLINE, "copy_ratio", "diversity")
+RISING = ("accuracy", "coverage", "cas", "copy_ratio", "diversity")  # the others may be tiny
+REAL_ROWS = (REAL, ROUND_TRIP.format(REAL))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show what compare.py found."""
+
+    out: str = "compare"
+    """Its folder."""
+    pictures: tuple[str, ...] = ("best", "sn-wgan-gp")
+    """Variants whose sounds are drawn beside real ones; their runs must still be in OUT."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One variant: its minutes, and of each figure the values by minute and seed."""
+
+    name: str
+    minutes: list[float]
+    figures: dict[str, list[list[float]]]
+
+    def at(self, figure: str, place: int) -> tuple[float, float, float]:
+        """Mean, lowest and highest over the seeds."""
+        values = self.figures[figure][place] or [math.nan]
+        return float(np.mean(values)), min(values), max(values)
+
+
+def curves(rows: Sequence[dict[str, str]]) -> list[Curve]:
+    """Those of scores.csv, in its order."""
+    found = []
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == name]
+        minutes = sorted({float(row["minutes"]) for row in own})
+        figures = {
+            figure: [
+                [float(r[figure]) for r in own if float(r["minutes"]) == minute and r[figure]]
+                for minute in minutes
+            ]
+            for figure in FIGURES
+        }
+        found.append(Curve(name, minutes, figures))
+    return found
+
+
+def table(found: Sequence[Curve]) -> str:
+    """Markdown: a row each variant, at its last minute."""
+    lines = [["", "minutes", "seeds", *FIGURES], ["---"] * (3 + len(FIGURES))]
+    for curve in found:
+        cells = []
+        for figure in FIGURES:
+            mean, low, high = curve.at(figure, -1)
+            spread = f" ({low:.3g} to {high:.3g})" if high > low else ""
+            cells.append("-" if math.isnan(mean) else f"{mean:.3g}{spread}")
+        seeds = str(len(curve.figures["frechet"][-1]))
+        minutes = "" if curve.name in REAL_ROWS else f"{curve.minutes[-1]:g}"
+        lines.append([curve.name, minutes, seeds, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw_curves(path: Path, found: Sequence[Curve]) -> None:
+    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    panels = figure.subplots(2, math.ceil(len(FIGURES) / 2)).flat
+    for name, axes in zip(FIGURES, panels):
+        for number, curve in enumerate(found):
+            if curve.name in REAL_ROWS:
+                style = "--" if curve.name == REAL else ":"
+                axes.axhline(curve.at(name, -1)[0], color="black", ls=style, label=curve.name)
+                continue
+            mean, low, high = zip(*(curve.at(name, k) for k in range(len(curve.minutes))))
+            axes.plot(curve.minutes, mean, "o-", ms=3, color=f"C{number}", label=curve.name)
+            axes.fill_between(curve.minutes, low, high, color=f"C{number}", alpha=0.2, lw=0)
+        if name not in RISING:
+            axes.set_yscale("symlog", linthresh=1)
+        axes.set_title(name)
+        axes.set_xlabel("minutes of training")
+    for axes in panels:
+        axes.set_axis_off()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.axes[-1].legend(handles, labels, loc="center")
+    figure.savefig(path)
+
+
+def draw_sounds(path: Path, runs_: Sequence[Path]) -> None:
+    """Spectrograms, one colour scale for all of them."""
+    columns: dict[str, torch.Tensor] = {}
+    for run_dir in runs_:
+        cfg, classes, generator = generate.load_run(run_dir, "last")
+        labels = torch.arange(len(classes))
+        if not columns:
+            clips = dataset.load(cfg, dataset.find_clips(cfg))
+            first = [int(np.argmax(np.array(clips.labels) == k)) for k in labels]
+            columns["real"] = torch.from_numpy(np.array(clips.data[first]))
+        z = desk.draw_latents(cfg, len(classes), torch.Generator().manual_seed(0))
+        columns[run_dir.name] = desk.generate(generator, z, labels)
+    rows = len(classes)
+    figure = Figure(figsize=(3.6 * len(columns), 1.1 * rows), dpi=100, layout="constrained")
+    panels = figure.subplots(rows, len(columns), squeeze=False)
+    loudest = float(columns["real"].max())
+    for column, (title, sounds) in zip(panels.T, columns.items()):
+        column[0].set_title(title, fontsize=9)
+        for axes, sound in zip(column, sounds):
+            axes.imshow(sound[0], origin="lower", aspect="auto", vmin=cfg.quietest, vmax=loudest)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    for axes, name in zip(panels[:, 0], classes):
+        axes.set_ylabel(name, fontsize=7)
+    figure.savefig(path)
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    out = Path(options.out)
+    found = curves(rows_of(out / "scores.csv"))
+    if not found:
+        sys.exit(f"{out / 'scores.csv'} holds no scores: run benchmarks/compare.py --out {out}.")
+    print(table(found))
+    draw_curves(out / "scores.png", found)
+    seed = rows_of(out / "scores.csv")[0]["seed"]
+    folders = [out / run_name(variant, int(seed)) for variant in options.pictures]
+    if lacking := [str(folder) for folder in folders if not folder.is_dir()]:
+        sys.exit(f"No pictures: there is no {', '.join(lacking)} (--pictures).")
+    draw_sounds(out / "sounds.png", folders)
+
+
+if __name__ == "__main__":
+    main()
