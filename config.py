@@ -170,7 +170,7 @@ class Config:
     dry_run: bool = False
     """Check data, vocoder, memory and one step, say what a run would do and take, write nothing."""
 
-    # ---- the recipe: what a checkpoint must agree on (epochs and vocoder may change) -------------
+    # ---- the recipe: what a checkpoint must agree on, but for FREE -------------------------------
 
     recipe: Annotated[str, tyro.conf.Suppress]
     """Name of the recipe these numbers belong to."""
@@ -218,6 +218,9 @@ class Config:
     """Distribution of the latent z: N(0, 1) or U(-1, 1)."""
     latent_dim: int
     """Length of the latent vector z."""
+    latent_spread: float
+    """How far samples, scores and generate.py draw latents, as a multiple of training's: under 1
+    more typical sounds (truncation, Brock et al. 2019), over 1 more different ones."""
     init_std: float
     """Standard deviation of the initial weights (biases 0); 0: PyTorch's own initialisation."""
     stride: int
@@ -396,6 +399,7 @@ SN_WGAN_GP = Config(
     conditional=True,
     latent="normal",
     latent_dim=100,
+    latent_spread=1.0,
     init_std=0.02,
     stride=2,
     norm_groups=8,
@@ -465,6 +469,7 @@ CGAN = Config(
     conditional=True,
     latent="normal",
     latent_dim=100,
+    latent_spread=1.0,
     init_std=0.0,
     stride=2,
     norm_groups=8,
@@ -535,6 +540,7 @@ FREQUENCY_QUEST = Config(
     conditional=True,
     latent="normal",
     latent_dim=100,
+    latent_spread=1.0,
     init_std=0.0,
     stride=2,
     norm_groups=8,
@@ -605,6 +611,7 @@ LOFI_WGAN = Config(
     conditional=False,
     latent="normal",
     latent_dim=128,
+    latent_spread=1.0,
     init_std=0.0,
     stride=2,
     norm_groups=8,
@@ -675,6 +682,7 @@ WAVEGAN = Config(
     conditional=False,
     latent="uniform",
     latent_dim=100,
+    latent_spread=1.0,
     init_std=0.0,
     stride=4,
     norm_groups=8,
@@ -729,7 +737,7 @@ WAVEGAN = Config(
 # and generated clips (Zhao et al. 2020), averaged weights (Yazici et al. 2019).
 BEST = Config(
     recipe="best",
-    epochs=300,
+    epochs=600,
     vocoder="speechbrain/tts-hifigan-libritts-22050Hz",
     representation="mel",
     cut="first",
@@ -747,7 +755,8 @@ BEST = Config(
     compression_constant=1e-5,
     conditional=True,
     latent="normal",
-    latent_dim=128,
+    latent_dim=32,
+    latent_spread=1.15,
     init_std=0.0,
     stride=2,
     norm_groups=8,
@@ -777,12 +786,12 @@ BEST = Config(
     label_map_scale=0.0,
     objective="relativistic",
     gp_weight=0.0,
-    zero_weight=0.5,
+    zero_weight=3.0,
     zero_every=4,
     aux_weight=0.1,
-    recall_weight=0.5,
+    recall_weight=1.0,
     augment=0.6,
-    average=500.0,
+    average=2000.0,
     weight_clip=0.0,
     l1_weight=0.0,
     critic_steps=1,
@@ -808,16 +817,18 @@ SUMMARIES = {
     "best": "conditional, residual networks, relativistic loss, augmentation: for few clips",
 }
 
+FREE = ("epochs", "vocoder", "latent_spread")  # of a recipe, what may change
+
 
 def must_match(a: dict, b: dict) -> list[str]:
     """Names of the constants that make two configurations different trainings.
 
-    Those are the recipe's fields (the ones without a default) except `epochs` and `vocoder`; the
-    seed, which a continued run would silently ignore; and what is held out, which it must never
-    have seen.
+    Those are the recipe's fields (the ones without a default) except those in FREE; the seed,
+    which a continued run would silently ignore; and what is held out, which it must never have
+    seen.
     """
     recipe = [f.name for f in dataclasses.fields(Config) if f.default is dataclasses.MISSING]
-    names = [n for n in recipe if n not in ("epochs", "vocoder")]
+    names = [n for n in recipe if n not in FREE]
     names += ["seed", "holdout", "holdout_dir"]
     return [n for n in names if _plain(a.get(n)) != _plain(b.get(n))]
 
@@ -907,6 +918,7 @@ def check(cfg: Config) -> None:
     need(0 <= cfg.augment <= 1, "augment", "must be a chance from 0 to 1")
     need(cfg.average >= 0, "average", "must be 0 (none) or a number of updates")
     need(math.isfinite(cfg.label_map_scale), "label_map_scale", "must be a number")
+    need(0 < cfg.latent_spread <= 10, "latent_spread", "must be over 0 and at most 10")
     need(0 <= cfg.seed < 2**63, "seed", "must be a whole number from 0 to 2**63 - 1")
     need(0 <= cfg.holdout <= 0.5, "holdout", "must be a share from 0 (none) to 0.5")
     need(cfg.score_every >= 0, "score_every", "must be 0 (never) or more")

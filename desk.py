@@ -75,10 +75,13 @@ def samples_of(classes: Sequence[str]) -> list[str]:
 
 
 def draw_latents(cfg: Config, count: int, generator: torch.Generator) -> Tensor:
-    """`z (count, latent_dim)` on the CPU, row by row: a higher count keeps the first ones."""
+    """`z (count, latent_dim)` on the CPU, row by row: a higher count keeps the first ones.
+
+    They spread `latent_spread` times as far as those of training.
+    """
     draw = torch.rand if cfg.latent == "uniform" else torch.randn
     z = torch.stack([draw(cfg.latent_dim, generator=generator) for _ in range(count)])
-    return 2 * z - 1 if cfg.latent == "uniform" else z
+    return cfg.latent_spread * (2 * z - 1 if cfg.latent == "uniform" else z)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import tyro
 
 import audio
+import config
 import dataset
 import desk
 import generate
@@ -47,6 +48,8 @@ class Options:
     """Sounds a class to generate; 0: as many as the run says (score_clips)."""
     vocoder: str = ""
     """Hub name or folder of a HiFi-GAN or BigVGAN v2, or griffin-lim; empty: the run's own."""
+    latent_spread: float = 0.0
+    """Under 1 more typical sounds, over 1 more different ones; 0: the run's own latent_spread."""
     device: str = "auto"
     """auto, cuda, cuda:1, cpu."""
 
@@ -55,7 +58,8 @@ def evaluate(options: Options) -> dict:
     """Score a run, write its scores.json and page; returns the card. Raises UserError."""
     start, run_dir = time.perf_counter(), Path(options.run)
     cfg, classes, generator = generate.load_run(run_dir, options.weights)
-    given = {k: getattr(options, k) for k in ("data_dir", "holdout_dir", "vocoder", "device")}
+    names = ("data_dir", "holdout_dir", "vocoder", "device", "latent_spread")
+    given = {name: getattr(options, name) for name in names}
     cfg = dataclasses.replace(
         cfg,
         **{name: value for name, value in given.items() if value},
@@ -63,6 +67,7 @@ def evaluate(options: Options) -> dict:
         output_dir=str(run_dir.parent),
         run_name=run_dir.name,
     )
+    config.check(cfg)
     device = runs.pick_device(cfg)
     clips = _real_sounds(cfg, classes)
     split = dataset.split(cfg, clips, known=True)

@@ -52,6 +52,8 @@ class Options:
     """last: of the newest set of samples; best: of the scoring with the least kernel distance."""
     vocoder: str = ""
     """Hub name or folder of a HiFi-GAN or BigVGAN v2, or griffin-lim; empty: the run's own."""
+    latent_spread: float = 0.0
+    """Under 1 more typical sounds, over 1 more different ones; 0: the run's own latent_spread."""
     device: str = "auto"
     """auto, cuda, cuda:1, cpu."""
 
@@ -106,11 +108,13 @@ def generate(options: Options) -> list[Path]:
     cfg = dataclasses.replace(
         cfg,
         vocoder=options.vocoder or cfg.vocoder,
+        latent_spread=options.latent_spread or cfg.latent_spread,
         device=options.device,
         seed=options.seed,
         deterministic=True,  # the same seed, the same sounds: worth more here than speed
         tf32=False,
     )
+    config.check(cfg)
     device = runs.pick_device(cfg)
     models.place(generator, device)
     vocoder, note = audio.load_vocoder(cfg, device)

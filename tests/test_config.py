@@ -85,7 +85,7 @@ def test_what_makes_another_training(default):
     names = {f.name for f in dataclasses.fields(Config)}
     free = {
         *("data_dir", "output_dir", "run_name", "sample_every", "checkpoint_every", "device"),
-        *("deterministic", "tf32", "decode_threads", "dry_run", "epochs", "vocoder"),
+        *("deterministic", "tf32", "decode_threads", "dry_run", *config.FREE),
         *("score_every", "score_clips", "tensorboard", "background", "compile", "graph"),
     }
     a = config.to_dict(default)

@@ -50,6 +50,16 @@ def test_sounds_are_the_generators(run, tmp_path):
     np.testing.assert_allclose(made, expected, atol=2 / 32768)
 
 
+def test_the_spread_of_latents(run, tmp_path):
+    z = desk.draw_latents(run.cfg, 3, torch.Generator().manual_seed(3))
+    wide = replace(run.cfg, latent_spread=1.5)
+    assert torch.equal(desk.draw_latents(wide, 3, torch.Generator().manual_seed(3)), 1.5 * z)
+    usual = sounds_of(run.cfg.run_dir, tmp_path / "a", "--label", "low", "--count", "1")
+    one = ("--label", "low", "--count", "1", "--latent-spread")
+    assert sounds_of(run.cfg.run_dir, tmp_path / "b", *one, "1") == usual
+    assert sounds_of(run.cfg.run_dir, tmp_path / "c", *one, "0.3") != usual
+
+
 def test_same_seed_same_sounds_and_more_only_adds(run, tmp_path):
     three = sounds_of(run.cfg.run_dir, tmp_path / "a", "--label", "low", "--count", "3")
     again = sounds_of(run.cfg.run_dir, tmp_path / "b", "--label", "low", "--count", "3")
