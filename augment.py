@@ -1,8 +1,9 @@
-"""What the critic may not learn: random changes of real and generated spectrograms alike.
+"""Random changes of spectrograms: those the generator is to learn, and those it is not.
 
-Both are changed by the same kinds of draws before the critic sees them, and gradients pass through
-(Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"), so the generator
-learns the unchanged sounds while a few hundred clips look like many to the critic.
+`vary` changes the training clips: the same sounds, nearer or farther, through another microphone.
+`augment` changes real and generated ones alike before the critic sees them, and gradients pass
+through (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"), so the
+generator learns the unchanged sounds while a few hundred clips look like many to the critic.
 """
 
 from __future__ import annotations
@@ -11,6 +12,20 @@ import torch
 from torch import Tensor
 
 import config
+
+
+def vary(x: Tensor, strength: float, quietest: float) -> Tensor:
+    """`x (B, 1, M, T)` natural log-mels, each clip at another level and with another tilt.
+
+    Both are normal; `strength` is a factor on their deviations VARY_LEVEL and VARY_TILT, in nepers,
+    the latter from the middle band to either end. Silence (`quietest`) stays silence.
+    """
+    if not strength:
+        return x
+    draw = torch.randn(2, len(x), 1, 1, 1, device=x.device)
+    ramp = torch.linspace(-1, 1, x.shape[2], device=x.device)[:, None]  # (M, 1)
+    change = strength * (config.VARY_LEVEL * draw[0] + config.VARY_TILT * draw[1] * ramp)
+    return torch.where(x > quietest, x + change, x).clamp(min=quietest)
 
 
 def augment(x: Tensor, chance: float) -> Tensor:

@@ -104,8 +104,10 @@ BACKGROUND_LINGER = 5.0  # s for the background process to end by itself
 BACKGROUND_SAID = 5.0  # s of waiting for the background process after which that is said
 BACKGROUND_NICE = 10  # by how much it lets training go first where both want a core
 
+VARY_LEVEL = 0.2  # standard deviations (nepers): of a clip's level,
+VARY_TILT = 0.5  # and of its highest band beside its middle one
 AUGMENT_TURN = 0.25  # of a clip's length, that it is turned along time at most
-AUGMENT_GAIN = 0.25  # standard deviation (nepers)
+AUGMENT_GAIN = 0.75  # standard deviation (nepers)
 AUGMENT_MASK = 0.2  # of the bands, and of the frames, at most
 
 RANKS_PATIENCE = 4 * 3600  # s that ranks wait for rank 0, which decodes or scores meanwhile
@@ -295,6 +297,9 @@ class Config:
     """Weight of telling the class, in both networks' losses (residual blocks); 0: none."""
     recall_weight: float
     """Weight of telling a generated clip's latent, likewise: sounds of a class stay different."""
+    vary: float
+    """How much level and colour of the training clips change from step to step (times VARY_LEVEL
+    and VARY_TILT), which the generator learns too: new sounds keep off the known ones; 0: none."""
     augment: float
     """Chance of each random change of what the critic sees, real and generated; 0: none."""
     average: float
@@ -433,6 +438,7 @@ SN_WGAN_GP = Config(
     zero_every=1,
     aux_weight=0.0,
     recall_weight=0.0,
+    vary=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.0,
@@ -503,6 +509,7 @@ CGAN = Config(
     zero_every=1,
     aux_weight=0.0,
     recall_weight=0.0,
+    vary=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.0,
@@ -574,6 +581,7 @@ FREQUENCY_QUEST = Config(
     zero_every=1,
     aux_weight=0.0,
     recall_weight=0.0,
+    vary=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.0,
@@ -645,6 +653,7 @@ LOFI_WGAN = Config(
     zero_every=1,
     aux_weight=0.0,
     recall_weight=0.0,
+    vary=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.0,
@@ -716,6 +725,7 @@ WAVEGAN = Config(
     zero_every=1,
     aux_weight=0.0,
     recall_weight=0.0,
+    vary=0.0,
     augment=0.0,
     average=0.0,
     weight_clip=0.01,
@@ -786,10 +796,11 @@ BEST = Config(
     label_map_scale=0.0,
     objective="relativistic",
     gp_weight=0.0,
-    zero_weight=3.0,
+    zero_weight=30.0,
     zero_every=4,
     aux_weight=0.1,
     recall_weight=1.0,
+    vary=1.0,
     augment=0.6,
     average=2000.0,
     weight_clip=0.0,
@@ -995,6 +1006,8 @@ def _check_residual(cfg: Config, need: Callable[[bool, str, str], None]) -> None
     need(mel or not residual, "blocks", "residual ones are for spectrograms")
     need(mel or not cfg.standardise, "standardise", "is for spectrograms")
     need(mel or cfg.augment == 0, "augment", "is for spectrograms: 0 otherwise")
+    need(cfg.vary >= 0, "vary", "must be zero or a positive number")
+    need(cfg.compression == "ln" or cfg.vary == 0, "vary", "is for natural logarithms: 0 otherwise")
     if residual:
         need(cfg.stride == 2, "stride", "residual blocks need 2")
         need(cfg.patch % 2 == 0, "patch", "must be even")

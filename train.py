@@ -40,7 +40,7 @@ import layers
 import models
 import ranks
 import runs
-from augment import augment
+from augment import augment, vary
 from batches import Batches
 from config import Config, UserError
 from desk import (
@@ -318,6 +318,7 @@ def full_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     or (`fresh_batches`) each batch is one critic update, and every `critic_steps`-th of them also
     one of the generator.
     """
+    real = vary(real, run.cfg.vary, run.cfg.quietest)
     updates = 1 if run.cfg.fresh_batches else run.cfg.critic_steps
     critic = torch.stack([critic_step(run, real, labels) for _ in range(updates)]).mean(0)
     if not generator_due(run):
@@ -651,6 +652,25 @@ def _what_next(run: Run) -> str:
 # ---- the command --------------------------------------------------------------------------------
 
 
+def time_of_step(run: Run, x: Tensor, labels: Tensor) -> float:
+    """Mean seconds of a step on a batch, from one of each kind, as often as it comes."""
+
+    def seconds(step: int) -> float:
+        run.step = step
+        start = time.perf_counter()
+        run.sums = full_step(run, x, labels)
+        run.step_in_epoch = run.generator_updates = 1
+        read_means(run)  # waits for the device
+        return time.perf_counter() - start
+
+    cfg, kinds = run.cfg, {}
+    cycle = math.lcm(cfg.critic_steps if cfg.fresh_batches else 1, cfg.zero_every)
+    for run.step in range(cycle):
+        kinds.setdefault(kind_of_step(run), []).append(run.step)
+    seconds(cycle - 1)  # pays for warming up
+    return sum(len(steps) * seconds(steps[0]) for steps in kinds.values()) / cycle
+
+
 def dry_run(cfg: Config) -> None:
     """Check data, vocoder, memory and one step; say what a run would do; write nothing."""
     device = runs.pick_device(cfg)
@@ -676,13 +696,7 @@ def dry_run(cfg: Config) -> None:
         set_standard(run, clips, split.training[: cfg.batch_size])
         x = torch.from_numpy(np.array(clips.data[: cfg.batch_size])).to(device)
         labels = torch.tensor(clips.labels[: cfg.batch_size], device=device)
-        for _ in range(2):  # the first one also pays for warming up
-            start = time.perf_counter()
-            run.step = cfg.critic_steps - 1  # the step that brings a generator update too
-            run.sums = full_step(run, x, labels)
-            run.step_in_epoch = run.generator_updates = 1
-            read_means(run)  # waits for the device
-            seconds = time.perf_counter() - start
+        seconds = time_of_step(run, x, labels)
     an_epoch = len(split.training) // cfg.batch_size
     steps = cfg.epochs * an_epoch - step
     sets = sum(cfg.is_sampled(e) for e in range(epoch + 1, cfg.epochs + 1))

@@ -32,15 +32,24 @@ from scores import GENERATED, SCORES  # noqa: E402
 ABLATION = (
     "best",
     "best:standardise=False",
+    "best:objective=wgan-gp,gp_weight=10,zero_weight=0",
+    "best:zero_weight=0",
     "best:zero_every=1",
     "best:aux_weight=0",
+    "best:recall_weight=0",
+    "best:vary=0",
     "best:augment=0",
     "best:average=0",
+    "best:batch_size=16",
+    "best:generator_lr=2e-4,critic_lr=2e-4",
+    "best:precision=fp32",
     "sn-wgan-gp",
     "sn-wgan-gp:standardise=True",
-    "sn-wgan-gp:objective=relativistic,zero_weight=0.5,zero_every=4,critic_steps=1",
+    "sn-wgan-gp:objective=relativistic,zero_weight=30,zero_every=4,critic_steps=1",
     "sn-wgan-gp:augment=0.6",
-    "sn-wgan-gp:average=500",
+    "sn-wgan-gp:average=2000",
+    "sn-wgan-gp:batch_size=8",
+    "sn-wgan-gp:generator_lr=6e-4,critic_lr=6e-4",
     "sn-wgan-gp:l1_weight=0",
     "sn-wgan-gp:spectral_norm=False",
     "sn-wgan-gp:critic_norm=none",
@@ -89,34 +98,38 @@ def run_name(variant: str, seed: int) -> str:
     return f"{variant.replace(':', '_').replace('=', '-').replace(',', '_')}-seed{seed}"
 
 
-def compare(variant: str, seed: int, options: Options, table: Path) -> None:
-    """Train one variant on the clock and add its rows to the table."""
+def words(variant: str, seed: int, options: Options) -> list[str]:
+    """What follows `train.py` on the command line."""
     recipe, _, changes = variant.partition(":")
-    name = run_name(variant, seed)
-    folder = Path(options.out).resolve()
-    data = Path(options.data_dir).resolve()
-    fields = {"data-dir": data, "output-dir": folder, "run-name": name, "seed": seed}
-    fields |= {"device": options.device, "epochs": 10**6, "score-every": 0, "sample-every": 10**6}
+    fields = {"data-dir": Path(options.data_dir).resolve()}
+    fields |= {"output-dir": Path(options.out).resolve(), "run-name": run_name(variant, seed)}
+    fields |= {"seed": seed, "device": options.device}
+    fields |= {"epochs": 10**6, "score-every": 0, "sample-every": 10**6}
     if options.vocoder and "/" in RECIPES[recipe].vocoder:
         fields["vocoder"] = options.vocoder
     if options.holdout_dir:
         fields["holdout-dir"] = Path(options.holdout_dir).resolve()
-    command = [sys.executable, "train.py", recipe]
-    for key, value in fields.items():
-        command += [f"--{key}", str(value)]
+    said = [recipe, *(word for key, value in fields.items() for word in (f"--{key}", str(value)))]
     for key, _, value in (change.partition("=") for change in changes.split(",") if change):
         flag = key.replace("_", "-")
         switch = {"True": [f"--{flag}"], "False": [f"--no-{flag}"]}
-        command += switch.get(value, [f"--{flag}", value])
+        said += switch.get(value, [f"--{flag}", value])
+    return said
+
+
+def compare(variant: str, seed: int, options: Options, table: Path) -> None:
+    """Train one variant on the clock and add its rows to the table."""
+    command = [sys.executable, "train.py", *words(variant, seed, options)]
+    run_dir = Path(options.out).resolve() / run_name(variant, seed)
     own = [r for r in rows_of(table) if (r["variant"], r["seed"]) == (variant, str(seed))]
     done = {float(row["minutes"]) for row in own}
     before = 0.0
     for minutes in sorted(options.minutes):
         if minutes not in done:
             train_until(command, 60 * (minutes - before))
-            score = [sys.executable, "evaluate.py", str(folder / name)]
+            score = [sys.executable, "evaluate.py", str(run_dir)]
             subprocess.run(score, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
-            card = json.loads((folder / name / "scores.json").read_text())
+            card = json.loads((run_dir / "scores.json").read_text())
             for row, figures in card["rows"].items():
                 if row == GENERATED or not done:
                     add(table, variant if row == GENERATED else row, seed, minutes, card, figures)

@@ -3,9 +3,10 @@
     python benchmarks/gpu.py --data-dir data --out gpu
 
 Runs the tests that need CUDA, times every recipe (plain and replayed steps, a profile, batches of
-16 to 256, data sets of several sizes, bf16, as many ranks as there are GPUs) and trains the default
-recipe from beginning to end. What each part prints goes to OUT/<part>.txt; one that fails does not
-stop the others. Nothing is fetched: samples are played by Griffin-Lim unless --vocoder says other.
+16 to 256, data sets of several sizes, bf16, as many ranks as there are GPUs), trains the default
+and `best` from beginning to end, and scores both after one and two minutes. What each part prints
+goes to OUT/<part>.txt; one that fails does not stop the others. Nothing is fetched: samples are
+played by Griffin-Lim unless --vocoder says other.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ def parts(options: Options, out: Path) -> dict[str, list[str]]:
     return {
         "checks": ["-m", "pytest", "-q", "-rP", "tests/test_cuda.py", "tests/test_batches.py"],
         "whole": ["train.py", *run],
+        "best": ["train.py", "best", *run],
+        "compare": [
+            *("benchmarks/compare.py", "--data-dir", data, "--out", str(out / "compare")),
+            *("--variants", "best", "sn-wgan-gp", "--minutes", "1", "2"),
+        ],
         "steps": [*speed, "--recipes", *published, "--profile", "--figure", str(out / "speed.png")],
         "batches": [*speed, "--batches", "16", "64", "256", "--ranks", *gpus],
         "compiled": [*speed, "--batches", "16", "256", "--compile"],

@@ -16,7 +16,7 @@ import dataset
 import graph
 import models
 import train
-from augment import augment
+from augment import augment, vary
 from config import UserError
 from residual import Opinion
 
@@ -131,6 +131,30 @@ def test_each_change_alone(monkeypatch):
     assert bands.max() <= 5
     assert frames.max() <= 9
     assert bands.float().mean().item() == pytest.approx(0.1 * 20, rel=0.25)
+
+
+def test_training_clips_vary_in_level_and_tilt(monkeypatch):
+    x = torch.zeros(3000, 1, 5, 2)
+    x[:, :, :, 1] = -9.0  # silence
+    assert vary(x, 0.0, -9.0) is x
+    change = vary(x, 2.0, -9.0)
+    assert (change[..., 1] == -9).all()
+    change = change[:, 0, :, 0]  # (N, M)
+    line = change[:, 2:3] + (change[:, 4:] - change[:, 2:3]) * torch.linspace(-1, 1, 5)
+    torch.testing.assert_close(change, line, atol=1e-5, rtol=0)
+    assert change[:, 2].std().item() == pytest.approx(2 * config.VARY_LEVEL, rel=0.1)
+    tilt = change[:, 4] - change[:, 2]
+    assert tilt.std().item() == pytest.approx(2 * config.VARY_TILT, rel=0.1)
+    assert change.mean(0).abs().max() < 0.1
+    assert (vary(x - 8.9, 2.0, -9.0) >= -9).all()
+
+
+def test_both_networks_see_varied_clips(run, best, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "vary", lambda x, *_: x + 100)
+    monkeypatch.setattr(train, "augment", lambda x, _: seen.append(x.mean() > 50) or x)
+    train.full_step(run, torch.zeros(4, *best.shape), LABELS)
+    assert seen == [True, False, False, True]  # critic: real, fake; generator: fake, real
 
 
 def test_the_chance_is_of_each_clip(monkeypatch):
@@ -272,6 +296,7 @@ def test_there_is_a_graph_of_each_kind_of_step(best, monkeypatch):
         {"standardise": True},
         {"objective": "relativistic", "zero_weight": 1.0},
         {"augment": 0.5},
+        {"vary": 1.0},
         {"average": 5.0},
     ],
 )
@@ -287,6 +312,8 @@ def test_a_part_added_to_the_default_trains(changed, small):
         ({"aux_weight": 0.1}, "aux_weight"),
         ({"augment": 1.5}, "augment"),
         ({"recall_weight": 0.1}, "recall_weight"),
+        ({"vary": -1.0}, "vary"),
+        ({"vary": 1.0, "compression": "log1p"}, "vary"),
         ({"patch": 4}, "patch"),
         ({"zero_every": 0}, "zero_every"),
         ({"average": -1.0}, "average"),

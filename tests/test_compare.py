@@ -1,0 +1,95 @@
+"""Comparing variants on the clock, and showing what came out."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import config
+import train
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import compare
+import show
+
+
+@pytest.mark.parametrize("variant", [*config.RECIPES, *compare.ABLATION])
+def test_every_variant_is_what_its_name_says(variant):
+    options = compare.Options(data_dir="d", holdout_dir="h", out="o")
+    cfg = config.parse(compare.words(variant, 3, options))
+    recipe, _, changes = variant.partition(":")
+    assert (cfg.recipe, cfg.seed) == (recipe, 3)
+    usual = config.to_dict(config.RECIPES[recipe])
+    ours = config.to_dict(cfg)
+    changed = set(config.must_match(usual, ours)) - {"seed", "holdout_dir"}
+    assert changed == {change.partition("=")[0] for change in changes.split(",") if change}
+    grid = "/" in config.RECIPES[recipe].vocoder
+    assert (cfg.vocoder == config.GRIFFIN_LIM) == grid
+
+
+def test_runs_of_variants_have_names_of_their_own():
+    names = [compare.run_name(variant, seed) for variant in compare.ABLATION for seed in (0, 1)]
+    assert len(set(names)) == len(names)
+    assert all(Path(name).name == name for name in names)
+
+
+def test_minutes_that_are_done_are_not_done_again(small, tmp_path, monkeypatch):
+    """Each variant is trained up to each minute once, and scored there."""
+    trained = []
+    monkeypatch.setattr(compare, "train_until", lambda command, s: trained.append(s))
+
+    def scored(command, **_):
+        folder = Path(command[2])
+        folder.mkdir(parents=True, exist_ok=True)
+        made = {"accuracy": 0.5, "frechet": 3.0}
+        (folder / "scores.json").write_text(
+            compare.json.dumps({"step": 7, "rows": {compare.GENERATED: made, "real": made}})
+        )
+
+    monkeypatch.setattr(compare.subprocess, "run", scored)
+    options = compare.Options(out=str(tmp_path), minutes=(1, 3))
+    table = tmp_path / "scores.csv"
+    compare.compare("best", 0, options, table)
+    assert trained == [60, 120]
+    compare.compare("best", 0, replace(options, minutes=(1, 3, 4)), table)
+    assert trained == [60, 120, 60]
+    rows = compare.rows_of(table)
+    assert [(r["variant"], float(r["minutes"])) for r in rows] == [
+        ("best", 1),
+        ("real", 1),
+        ("best", 3),
+        ("best", 4),
+    ]
+
+
+def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
+    rows = [
+        {"variant": "a", "seed": 0, "minutes": 5, "frechet": 90, "accuracy": 0.1},
+        {"variant": "a", "seed": 0, "minutes": 10, "frechet": 40, "accuracy": 0.2},
+        {"variant": "a", "seed": 1, "minutes": 10, "frechet": 60, "accuracy": 0.4},
+        {"variant": show.REAL, "seed": 0, "minutes": 5, "frechet": 7, "accuracy": 0.9},
+    ]
+    with open(tmp_path / "scores.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["variant", "seed", "minutes", *show.FIGURES])
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "a-seed0").mkdir()
+    train.train(replace(small, epochs=1, output_dir=str(tmp_path), run_name="a-seed0"))
+    monkeypatch.setattr(sys, "argv", ["show.py", "--out", str(tmp_path), "--pictures", "a"])
+    show.main()
+    said = capsys.readouterr().out
+    assert "| a | 10 | 2 | 0.3 (0.2 to 0.4) | 50 (40 to 60) | - |" in said
+    assert f"| {show.REAL} |  | 1 | 0.9 | 7 | - |" in said
+    for name in ("scores.png", "sounds.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert len(picture.convert("L").histogram()) == 256
+            low, high = picture.convert("L").getextrema()
+            assert high - low > 200
+    monkeypatch.setattr(sys, "argv", ["show.py", "--out", str(tmp_path), "--pictures", "gone"])
+    with pytest.raises(SystemExit, match="gone-seed0"):
+        show.main()
