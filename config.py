@@ -743,8 +743,9 @@ WAVEGAN = Config(
 # What this project recommends: the same log-mels and vocoder as the default, with what has been
 # found to matter with few clips. Relativistic loss with zero-centred penalties (Huang et al. 2024,
 # R3GAN), residual networks with a style code (Karras et al. 2019) and a projection critic that
-# also tells classes (Miyato & Koyama 2018; Odena et al. 2017), the same random changes of real
-# and generated clips (Zhao et al. 2020), averaged weights (Yazici et al. 2019).
+# also tells classes (Miyato & Koyama 2018; Odena et al. 2017) and latents (Chen et al. 2016), the
+# same random changes of real and generated clips (Zhao et al. 2020), averaged weights (Yazici et
+# al. 2019). Small networks on patches, small batches and bf16: many updates count for more.
 BEST = Config(
     recipe="best",
     epochs=600,
@@ -766,7 +767,7 @@ BEST = Config(
     conditional=True,
     latent="normal",
     latent_dim=32,
-    latent_spread=1.15,
+    latent_spread=1.4,
     init_std=0.0,
     stride=2,
     norm_groups=8,

@@ -132,7 +132,9 @@ def draw_sounds(path: Path, runs_: Sequence[Path]) -> None:
     for column, (title, sounds) in zip(panels.T, columns.items()):
         column[0].set_title(title, fontsize=9)
         for axes, sound in zip(column, sounds):
-            axes.imshow(sound[0], origin="lower", aspect="auto", vmin=cfg.quietest, vmax=loudest)
+            axes.imshow(
+                sound[0].numpy(), origin="lower", aspect="auto", vmin=cfg.quietest, vmax=loudest
+            )
             axes.set_xticks([])
             axes.set_yticks([])
     for axes, name in zip(panels[:, 0], classes):
