@@ -121,7 +121,7 @@ def draw_sounds(path: Path, runs_: Sequence[Path]) -> None:
         labels = torch.arange(len(classes))
         if not columns:
             clips = dataset.load(cfg, dataset.find_clips(cfg))
-            first = [int(np.argmax(np.array(clips.labels) == k)) for k in labels]
+            first = [int(np.argmax(np.array(clips.labels) == k)) for k in labels.tolist()]
             columns["real"] = torch.from_numpy(np.array(clips.data[first]))
         z = desk.draw_latents(cfg, len(classes), torch.Generator().manual_seed(0))
         columns[run_dir.name] = desk.generate(generator, z, labels)
