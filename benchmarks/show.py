@@ -102,7 +102,9 @@ def draw_curves(path: Path, found: Sequence[Curve]) -> None:
             mean, low, high = zip(*(curve.at(name, k) for k in range(len(curve.minutes))))
             axes.plot(curve.minutes, mean, "o-", ms=3, color=f"C{number}", label=curve.name)
             axes.fill_between(curve.minutes, low, high, color=f"C{number}", alpha=0.2, lw=0)
-        if name not in RISING:
+        if name in RISING:
+            axes.set_ylim(bottom=0)
+        else:
             axes.set_yscale("symlog", linthresh=1)
         axes.set_title(name)
         axes.set_xlabel("minutes of training")
