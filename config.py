@@ -1028,6 +1028,11 @@ def _check_objective(cfg: Config, need: Callable[[bool, str, str], None]) -> Non
         "critic_norm",
         "the gradient penalty needs a critic that judges each clip by itself: group or none",
     )
+    need(
+        cfg.zero_weight == 0 or cfg.critic_norm != "batch",
+        "zero_weight",
+        "the zero-centred penalty needs a critic that judges each clip by itself (critic_norm)",
+    )
     need(cfg.objective != "wgan-gp" or cfg.gp_weight > 0, "gp_weight", "wgan-gp needs a weight")
     clip = cfg.objective == "wgan-clip"
     need(not clip or cfg.weight_clip > 0, "weight_clip", "wgan-clip needs a positive bound")

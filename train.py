@@ -246,7 +246,7 @@ def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
                 opinion = critic.judge(both, twice)
                 scores, told = opinion.scores, told_loss(cfg, opinion, labels, z)
         if due:
-            penalty = zero_penalty(scores, both, cfg.zero_weight * cfg.zero_every)
+            penalty = penalty + zero_penalty(scores, both, cfg.zero_weight * cfg.zero_every)
     on_real, on_fake = scores.to(real.dtype).chunk(2)
     loss = critic_loss(cfg, on_real, on_fake) + penalty + told
     norm = _update(run, critic, run.critic_optimiser, loss)

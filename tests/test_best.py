@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -93,6 +94,19 @@ def test_what_is_told_is_of_the_right_clips(best):
     alone = Opinion(torch.zeros(4), logits[:4], latents[4:])  # the generator's own clips
     assert train.told_loss(cfg, alone, LABELS, z).item() == pytest.approx(told.item())
     assert train.told_loss(replace(cfg, aux_weight=0.0, recall_weight=0.0), alone, LABELS, z) == 0
+
+
+def test_both_penalties_count(run, best):
+    """Wasserstein's own and the zero-centred one, where a run asks for both."""
+    x = torch.randn(4, *best.shape)
+    column = train.METRICS.index("gradient_penalty")
+    penalties = []
+    for gp_weight, zero_weight in ((5.0, 0.0), (5.0, 7.0)):
+        run.cfg = replace(best, objective="wgan-gp", gp_weight=gp_weight, zero_weight=zero_weight)
+        again = copy.deepcopy(run)
+        torch.manual_seed(0)
+        penalties.append(train.critic_step(again, x, LABELS)[column].item())
+    assert penalties[1] > penalties[0] > 1
 
 
 # ---- augmentation --------------------------------------------------------------------------------
@@ -313,6 +327,7 @@ def test_a_part_added_to_the_default_trains(changed, small):
         ({"augment": 1.5}, "augment"),
         ({"recall_weight": 0.1}, "recall_weight"),
         ({"vary": -1.0}, "vary"),
+        ({"objective": "bce", "critic_norm": "batch", "zero_weight": 1.0}, "zero_weight"),
         ({"vary": 1.0, "compression": "log1p"}, "vary"),
         ({"patch": 4}, "patch"),
         ({"zero_every": 0}, "zero_every"),
