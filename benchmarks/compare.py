@@ -28,6 +28,9 @@ from config import GRIFFIN_LIM, RECIPES  # noqa: E402
 from desk import Interrupted  # noqa: E402
 from scores import GENERATED, SCORES  # noqa: E402
 
+FLATTEST = "flattest"  # diversity of the class that has the least: near 0 where one collapsed
+COLUMNS = ("variant", "seed", "minutes", "step", "clips", *SCORES, FLATTEST)
+
 # What `best` is made of, each taken away; and each that the default can have, added.
 ABLATION = (
     "best",
@@ -130,11 +133,20 @@ def compare(variant: str, seed: int, options: Options, table: Path) -> None:
             score = [sys.executable, "evaluate.py", str(run_dir)]
             subprocess.run(score, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
             card = json.loads((run_dir / "scores.json").read_text())
+            spreads = [c["diversity"] for c in card["per_class"].values()]
+            flattest = min((s for s in spreads if s is not None), default=None)
+            add(table, variant, seed, minutes, card, card["rows"][GENERATED] | {FLATTEST: flattest})
+            known = {row["variant"] for row in rows_of(table)}
             for row, figures in card["rows"].items():
-                if row == GENERATED or not done:
-                    add(table, variant if row == GENERATED else row, seed, minutes, card, figures)
+                if row != GENERATED and real_row(row, variant) not in known:
+                    add(table, real_row(row, variant), seed, minutes, card, figures)
         done.add(minutes)
         before = minutes
+
+
+def real_row(row: str, variant: str) -> str:
+    """Name of a row of real sounds: recipes differ in what they cut, and in how it is vocoded."""
+    return f"{row} ({variant.partition(':')[0]})"
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
@@ -146,12 +158,11 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 def add(table: Path, what: str, seed: int, minutes: float, card: dict, figures: dict) -> None:
     """One row, shown and kept."""
-    columns = ["variant", "seed", "minutes", "step", "clips", *SCORES]
     row = {"variant": what, "seed": seed, "minutes": minutes, "step": card["step"]} | figures
-    new = not table.exists()
+    earlier = rows_of(table)
     with open(table, "a", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        if new:
+        writer = csv.DictWriter(file, [*earlier[0]] if earlier else COLUMNS, extrasaction="ignore")
+        if not earlier:
             writer.writeheader()
         writer.writerow(row)
     shown = ("accuracy", "frechet", "kernel", "coverage", "cas", "copy_ratio", "diversity")

@@ -3,8 +3,9 @@
     python benchmarks/show.py --out compare --pictures best sn-wgan-gp
 
 Prints OUT/scores.csv as Markdown, each variant at its last minute and each figure with its lowest
-and highest seed; writes OUT/scores.png, a curve each variant, and OUT/sounds.png, where each class
-is a row: a real clip, and one clip of each variant in --pictures (first seed, first latent).
+and highest seed; writes OUT/scores.png, a curve each variant (black: real clips, as its recipe cuts
+them, of the first), and OUT/sounds.png, where each class is a row: a real clip, and one clip of
+each variant in --pictures (first seed, first latent).
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from compare import rows_of, run_name  # noqa: E402
+from compare import FLATTEST, rows_of, run_name  # noqa: E402
 
 import dataset  # noqa: E402
 import desk  # noqa: E402
 import generate  # noqa: E402
-from scores import HEADLINE, REAL, ROUND_TRIP  # noqa: E402
+from scores import HEADLINE, REAL  # noqa: E402
 
-FIGURES = (*HEADLINE, "copy_ratio", "diversity")
-RISING = ("accuracy", "coverage", "cas", "copy_ratio", "diversity")  # the others may be tiny
-REAL_ROWS = (REAL, ROUND_TRIP.format(REAL))
+FIGURES = (*HEADLINE, "copy_ratio", "diversity", FLATTEST)
+FALLING = ("frechet", "kernel")  # from hundreds to almost nothing
 
 
 @dataclass(frozen=True)
@@ -85,27 +85,27 @@ def table(found: Sequence[Curve]) -> str:
             spread = f" ({low:.3g} to {high:.3g})" if high > low else ""
             cells.append("-" if math.isnan(mean) else f"{mean:.3g}{spread}")
         seeds = str(len(curve.figures["frechet"][-1]))
-        minutes = "" if curve.name in REAL_ROWS else f"{curve.minutes[-1]:g}"
+        minutes = "" if curve.name.startswith(REAL) else f"{curve.minutes[-1]:g}"
         lines.append([curve.name, minutes, seeds, *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw_curves(path: Path, found: Sequence[Curve]) -> None:
     figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
-    panels = figure.subplots(2, math.ceil(len(FIGURES) / 2)).flat
+    panels = figure.subplots(2, math.ceil((len(FIGURES) + 1) / 2)).flat
+    trained = [curve for curve in found if not curve.name.startswith(REAL)]
+    real = [curve for curve in found if curve.name.startswith(REAL)][:2]  # of the first recipe
     for name, axes in zip(FIGURES, panels):
-        for number, curve in enumerate(found):
-            if curve.name in REAL_ROWS:
-                style = "--" if curve.name == REAL else ":"
-                axes.axhline(curve.at(name, -1)[0], color="black", ls=style, label=curve.name)
-                continue
+        for curve, style in zip(real, ("--", ":")):
+            axes.axhline(curve.at(name, -1)[0], color="black", ls=style, label=curve.name)
+        for number, curve in enumerate(trained):
             mean, low, high = zip(*(curve.at(name, k) for k in range(len(curve.minutes))))
             axes.plot(curve.minutes, mean, "o-", ms=3, color=f"C{number}", label=curve.name)
             axes.fill_between(curve.minutes, low, high, color=f"C{number}", alpha=0.2, lw=0)
-        if name in RISING:
-            axes.set_ylim(bottom=0)
-        else:
+        if name in FALLING:
             axes.set_yscale("symlog", linthresh=1)
+        else:
+            axes.set_ylim(bottom=0)
         axes.set_title(name)
         axes.set_xlabel("minutes of training")
     for axes in panels:

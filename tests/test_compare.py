@@ -47,9 +47,9 @@ def test_minutes_that_are_done_are_not_done_again(small, tmp_path, monkeypatch):
         folder = Path(command[2])
         folder.mkdir(parents=True, exist_ok=True)
         made = {"accuracy": 0.5, "frechet": 3.0}
-        (folder / "scores.json").write_text(
-            compare.json.dumps({"step": 7, "rows": {compare.GENERATED: made, "real": made}})
-        )
+        card = {"step": 7, "rows": {compare.GENERATED: made, show.REAL: made}}
+        card["per_class"] = {"a": {"diversity": 0.7}, "b": {"diversity": None}}
+        (folder / "scores.json").write_text(compare.json.dumps(card))
 
     monkeypatch.setattr(compare.subprocess, "run", scored)
     options = compare.Options(out=str(tmp_path), minutes=(1, 3))
@@ -58,12 +58,17 @@ def test_minutes_that_are_done_are_not_done_again(small, tmp_path, monkeypatch):
     assert trained == [60, 120]
     compare.compare("best", 0, replace(options, minutes=(1, 3, 4)), table)
     assert trained == [60, 120, 60]
+    compare.compare("best:augment=0", 0, replace(options, minutes=(1,)), table)
+    compare.compare("cgan", 0, replace(options, minutes=(1,)), table)
     rows = compare.rows_of(table)
-    assert [(r["variant"], float(r["minutes"])) for r in rows] == [
-        ("best", 1),
-        ("real", 1),
-        ("best", 3),
-        ("best", 4),
+    assert [(r["variant"], float(r["minutes"]), r["flattest"]) for r in rows] == [
+        ("best", 1, "0.7"),
+        (f"{show.REAL} (best)", 1, ""),
+        ("best", 3, "0.7"),
+        ("best", 4, "0.7"),
+        ("best:augment=0", 1, "0.7"),
+        ("cgan", 1, "0.7"),
+        (f"{show.REAL} (cgan)", 1, ""),
     ]
 
 
