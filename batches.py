@@ -8,6 +8,7 @@ buffers, and each batch is on the device before the step that wants it, if the d
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
@@ -45,7 +46,10 @@ class Batches:
         self.seed, self.batch_size, self.device = cfg.seed, cfg.batch_size, device
         self.rows = torch.from_numpy(rows)
         self.steps = len(rows) // cfg.batch_size  # the last short batch is dropped
-        self.labels = torch.tensor(clips.labels)[self.rows].to(device)  # (N,), of these rows
+        labels = torch.tensor(clips.labels)[self.rows]  # (N,)
+        self.labels = labels.to(device)
+        in_classes = labels.argsort(stable=True).split(labels.bincount().tolist())
+        self.balanced = [own for own in in_classes if len(own)] if cfg.balance else None
         self.source = Source(clips.data)
         self.shape = clips.data.shape[1:]
         if resident is None and device.type == "cuda":
@@ -81,8 +85,22 @@ class Batches:
     def _places(self, epoch: int) -> Tensor:
         """The order as places `(steps, B)` among the training rows."""
         generator = torch.Generator().manual_seed((self.seed + 1_000_003 * epoch) % 2**63)
-        shuffled = torch.randperm(len(self.rows), generator=generator)
+        places = torch.arange(len(self.rows))
+        if self.balanced:
+            places = self._draw_evenly(self.balanced, generator)
+        shuffled = places[torch.randperm(len(places), generator=generator)]
         return shuffled[: self.steps * self.batch_size].view(self.steps, self.batch_size)
+
+    def _draw_evenly(self, classes: list[Tensor], generator: torch.Generator) -> Tensor:
+        """About N places, equally many of each class: of a small one some again, of a large one
+        others in another epoch."""
+        share = math.ceil(len(self.rows) / len(classes))
+
+        def draw(own: Tensor) -> Tensor:
+            rounds = range(math.ceil(share / len(own)))
+            return torch.cat([own[torch.randperm(len(own), generator=generator)] for _ in rounds])
+
+        return torch.cat([draw(own)[:share] for own in classes])
 
     def _upload(self) -> Tensor:
         """The training clips `(N, 1, *S)` on the device; the host holds a few of them at a time."""

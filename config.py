@@ -313,6 +313,8 @@ class Config:
     """Critic updates a generator update."""
     fresh_batches: bool
     """Whether each of these critic updates takes a new real batch."""
+    balance: bool
+    """Whether an epoch has equally many clips of every class, those of small ones several times."""
     optimiser: Literal["adam", "rmsprop"]
     """Optimiser of both networks."""
     generator_lr: float
@@ -445,6 +447,7 @@ SN_WGAN_GP = Config(
     l1_weight=1.0,
     critic_steps=3,
     fresh_batches=False,
+    balance=False,
     optimiser="adam",
     generator_lr=1e-4,
     critic_lr=2e-5,
@@ -516,6 +519,7 @@ CGAN = Config(
     l1_weight=0.0,
     critic_steps=1,
     fresh_batches=False,
+    balance=False,
     optimiser="adam",
     generator_lr=2e-4,
     critic_lr=2e-4,
@@ -588,6 +592,7 @@ FREQUENCY_QUEST = Config(
     l1_weight=0.0,
     critic_steps=5,
     fresh_batches=True,
+    balance=False,
     optimiser="adam",
     generator_lr=2e-4,
     critic_lr=2e-4,
@@ -660,6 +665,7 @@ LOFI_WGAN = Config(
     l1_weight=0.0,
     critic_steps=3,
     fresh_batches=False,
+    balance=False,
     optimiser="adam",
     generator_lr=2e-4,
     critic_lr=2e-4,
@@ -732,6 +738,7 @@ WAVEGAN = Config(
     l1_weight=0.0,
     critic_steps=5,
     fresh_batches=True,
+    balance=False,
     optimiser="rmsprop",
     generator_lr=5e-5,
     critic_lr=5e-5,
@@ -808,6 +815,7 @@ BEST = Config(
     l1_weight=0.0,
     critic_steps=1,
     fresh_batches=False,
+    balance=True,
     optimiser="adam",
     generator_lr=6e-4,
     critic_lr=6e-4,

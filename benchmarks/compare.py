@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from desk import Interrupted  # noqa: E402
 from scores import GENERATED, SCORES  # noqa: E402
 
 FLATTEST = "flattest"  # diversity of the class that has the least: near 0 where one collapsed
+LONGEST_NAME = 100  # of a variant, as part of a folder's
 COLUMNS = ("variant", "seed", "minutes", "step", "clips", *SCORES, FLATTEST)
 
 # What `best` is made of, each taken away; and each that the default can have, added.
@@ -46,6 +48,10 @@ ABLATION = (
     "best:batch_size=16",
     "best:generator_lr=2e-4,critic_lr=2e-4",
     "best:precision=fp32",
+    # ... and its networks: all else of it, with those of the default.
+    "sn-wgan-gp:standardise=True,objective=relativistic,zero_weight=30,zero_every=4,vary=1,augment=0.6,"
+    "average=2000,l1_weight=0,spectral_norm=False,critic_norm=none,critic_steps=1,batch_size=8,"
+    "generator_lr=6e-4,critic_lr=6e-4,precision=bf16",
     "sn-wgan-gp",
     "sn-wgan-gp:standardise=True",
     "sn-wgan-gp:objective=relativistic,zero_weight=30,zero_every=4,critic_steps=1",
@@ -98,7 +104,10 @@ def train_until(command: list[str], seconds: float) -> int:
 
 def run_name(variant: str, seed: int) -> str:
     """Folder of a run below OUT."""
-    return f"{variant.replace(':', '_').replace('=', '-').replace(',', '_')}-seed{seed}"
+    name = variant.replace(":", "_").replace("=", "-").replace(",", "_")
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
+    return f"{name}-seed{seed}"
 
 
 def words(variant: str, seed: int, options: Options) -> list[str]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -95,6 +96,22 @@ def test_batches_are_written_into_given_tensors(small, clips, resident):
         assert [x.data_ptr(), labels.data_ptr()] == places
         assert torch.equal(out[0], expected[0])
         assert torch.equal(out[1], expected[1])
+
+
+def test_a_balanced_epoch_has_equally_many_clips_of_every_class(small, clips):
+    """Of a small class all and several times, of a large one all of them over a few epochs."""
+    labels = np.array(clips.labels)
+    rows = np.concatenate([np.flatnonzero(labels == k)[:n] for k, n in ((0, 2), (1, 6))])
+    cfg = replace(small, batch_size=4, balance=True)
+    found = Batches(clips, rows, cfg, CPU)
+    drawn = [found.order(epoch).flatten() for epoch in range(1, 9)]
+    for order in drawn:
+        times = Counter(order.tolist())
+        assert [times[row] for row in rows[:2]] == [2, 2]
+        assert sorted(times[row] for row in rows[2:]) == [0, 0, 1, 1, 1, 1]
+    assert set(torch.cat(drawn).tolist()) == set(rows.tolist())
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], Batches(clips, rows, cfg, CPU).order(1).flatten())
 
 
 @pytest.mark.parametrize("resident", [True, False])
