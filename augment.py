@@ -29,10 +29,11 @@ def vary(x: Tensor, strength: float, quietest: float) -> Tensor:
 
 
 def augment(x: Tensor, chance: float) -> Tensor:
-    """`x (B, 1, M, T)` log-mels, each clip changed in each of four ways with probability `chance`.
+    """`x (B, 1, M, T)` log-mels, each clip changed in each of eight ways with probability `chance`.
 
-    A turn along time (what leaves at one end comes in at the other), a gain, a band of frequencies
-    and a stretch of time that are set to the clip's mean.
+    A turn along time (what leaves at one end comes in at the other), another speed, gain, tilt and
+    bend of the colour, a shift along the bands (its edge repeated), a band of frequencies and a
+    stretch of time that are set to the clip's mean.
     """
     if not chance:
         return x
@@ -44,10 +45,26 @@ def augment(x: Tensor, chance: float) -> Tensor:
     def uniform() -> Tensor:
         return torch.rand(count, 1, 1, 1, device=x.device)
 
-    turn = ((2 * uniform() - 1) * config.AUGMENT_TURN * frames * some()).long()
-    at = (torch.arange(frames, device=x.device) - turn) % frames  # (B, 1, 1, T)
-    x = x.gather(3, at.expand_as(x))
-    x = x + config.AUGMENT_GAIN * torch.randn(count, 1, 1, 1, device=x.device) * some()
+    turn = ((2 * uniform() - 1) * config.AUGMENT_TURN * frames * some()).trunc()
+    speed = ((2 * uniform() - 1) * config.AUGMENT_SPEED * some()).exp()
+    at = torch.arange(frames, device=x.device) * speed - turn  # (B, 1, 1, T), between frames
+    left = at.floor().long()
+    pair = [x.gather(3, (side % frames).expand_as(x)) for side in (left, left + 1)]
+    x = torch.lerp(*pair, (at - left).to(x.dtype))
+
+    rise = torch.linspace(-1, 1, bands, device=x.device)[:, None]  # (M, 1)
+    loud, colour = config.AUGMENT_GAIN, config.AUGMENT_COLOUR
+    for size, shape in (
+        (loud, torch.ones_like(rise)),
+        (colour, rise),
+        (colour, 1 - 2 * rise.abs()),
+    ):
+        x = x + size * torch.randn(count, 1, 1, 1, device=x.device) * some() * shape
+
+    shift = ((2 * uniform() - 1) * config.AUGMENT_PITCH * bands * some()).round().long()
+    at = (torch.arange(bands, device=x.device)[:, None] - shift).clamp(0, bands - 1)
+    x = x.gather(2, at.expand_as(x))
+
     mean = x.mean((2, 3), keepdim=True)
     for axis, size in ((2, bands), (3, frames)):
         width = config.AUGMENT_MASK * size * uniform() * some()

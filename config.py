@@ -107,7 +107,10 @@ BACKGROUND_NICE = 10  # by how much it lets training go first where both want a 
 VARY_LEVEL = 0.2  # standard deviations (nepers): of a clip's level,
 VARY_TILT = 0.5  # and of its highest band beside its middle one
 AUGMENT_TURN = 0.25  # of a clip's length, that it is turned along time at most
+AUGMENT_SPEED = 0.3  # logarithm of the factor on it, at most (about a third)
 AUGMENT_GAIN = 0.75  # standard deviation (nepers)
+AUGMENT_COLOUR = 0.5  # the same, of the outermost bands beside the middle one
+AUGMENT_PITCH = 0.09  # of the bands, that they are shifted at most
 AUGMENT_MASK = 0.2  # of the bands, and of the frames, at most
 
 RANKS_PATIENCE = 4 * 3600  # s that ranks wait for rank 0, which decodes or scores meanwhile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -119,8 +120,9 @@ def test_without_chance_nothing_is_changed():
 
 def test_each_change_alone(monkeypatch):
     x = torch.randn(400, 1, 20, 40)
-    for name in ("AUGMENT_TURN", "AUGMENT_GAIN", "AUGMENT_MASK"):
-        monkeypatch.setattr(config, name, 0.0)
+    for name in vars(config):
+        if name.startswith("AUGMENT_"):
+            monkeypatch.setattr(config, name, 0.0)
     torch.testing.assert_close(augment(x, 1.0), x)
 
     monkeypatch.setattr(config, "AUGMENT_TURN", 0.25)
@@ -139,6 +141,33 @@ def test_each_change_alone(monkeypatch):
     assert gain[:, 0, 0, 0].std().item() == pytest.approx(0.5, rel=0.15)
 
     monkeypatch.setattr(config, "AUGMENT_GAIN", 0.0)
+    monkeypatch.setattr(config, "AUGMENT_COLOUR", 0.5)
+    colour = augment(x, 1.0) - x
+    torch.testing.assert_close(colour, colour[..., :1].expand_as(colour), atol=1e-5, rtol=0)
+    ends = colour[:, 0, [0, -1], 0]
+    tilt, bend = (ends[:, 1] - ends[:, 0]) / 2, -ends.mean(1)
+    rise = torch.linspace(-1, 1, 20)
+    line = tilt[:, None] * rise + bend[:, None] * (1 - 2 * rise.abs())
+    torch.testing.assert_close(colour[:, 0, :, 0], line, atol=1e-5, rtol=0)
+    for part in (tilt, bend):
+        assert part.std().item() == pytest.approx(0.5, rel=0.15)
+
+    monkeypatch.setattr(config, "AUGMENT_COLOUR", 0.0)
+    monkeypatch.setattr(config, "AUGMENT_PITCH", 0.1)
+    places = torch.arange(20.0)[:, None].expand(400, 1, 20, 40)
+    shifts = {2.0 - band.item() for band in augment(places, 1.0)[:, 0, 2, 0]}
+    assert shifts == {-2, -1, 0, 1, 2}
+    assert set(augment(places, 1.0)[:, 0, 0, 0].tolist()) == {0, 1, 2}  # the edge repeated
+
+    monkeypatch.setattr(config, "AUGMENT_PITCH", 0.0)
+    monkeypatch.setattr(config, "AUGMENT_SPEED", 0.3)
+    places = torch.arange(40.0).expand(400, 1, 20, 40)
+    speeds = augment(places, 1.0)[:, 0, 0, :25].diff(dim=1)  # before any comes round
+    torch.testing.assert_close(speeds, speeds[:, :1].expand_as(speeds), atol=1e-4, rtol=0)
+    assert math.exp(-0.3) < speeds.min() < 0.78
+    assert 1.3 < speeds.max() < math.exp(0.3)
+
+    monkeypatch.setattr(config, "AUGMENT_SPEED", 0.0)
     monkeypatch.setattr(config, "AUGMENT_MASK", 0.2)
     changed = augment(x, 1.0) != x  # whole bands and whole frames
     bands, frames = changed.all(3).sum((1, 2)), changed.all(2).sum((1, 2))
@@ -172,8 +201,8 @@ def test_both_networks_see_varied_clips(run, best, monkeypatch):
 
 
 def test_the_chance_is_of_each_clip(monkeypatch):
-    monkeypatch.setattr(config, "AUGMENT_TURN", 0.0)
-    monkeypatch.setattr(config, "AUGMENT_MASK", 0.0)
+    for name in ("TURN", "SPEED", "COLOUR", "PITCH", "MASK"):
+        monkeypatch.setattr(config, f"AUGMENT_{name}", 0.0)
     x = torch.zeros(4000, 1, 2, 2)
     changed = augment(x, 0.3).flatten(1).ne(0).any(1).float().mean()
     assert changed.item() == pytest.approx(0.3, abs=0.03)
