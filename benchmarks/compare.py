@@ -39,6 +39,7 @@ ABLATION = (
     "best:standardise=False",
     "best:objective=wgan-gp,gp_weight=10,zero_weight=0",
     "best:zero_weight=0",
+    "best:zero_weight=30",
     "best:zero_every=1",
     "best:aux_weight=0",
     "best:recall_weight=0",
@@ -49,12 +50,12 @@ ABLATION = (
     "best:generator_lr=2e-4,critic_lr=2e-4",
     "best:precision=fp32",
     # ... and its networks: all else of it, with those of the default.
-    "sn-wgan-gp:standardise=True,objective=relativistic,zero_weight=30,zero_every=4,vary=1,augment=0.6,"
+    "sn-wgan-gp:standardise=True,objective=relativistic,zero_weight=100,zero_every=4,vary=1,augment=0.6,"
     "average=2000,l1_weight=0,spectral_norm=False,critic_norm=none,critic_steps=1,batch_size=8,"
     "generator_lr=6e-4,critic_lr=6e-4,precision=bf16",
     "sn-wgan-gp",
     "sn-wgan-gp:standardise=True",
-    "sn-wgan-gp:objective=relativistic,zero_weight=30,zero_every=4,critic_steps=1",
+    "sn-wgan-gp:objective=relativistic,zero_weight=100,zero_every=4,critic_steps=1",
     "sn-wgan-gp:augment=0.6",
     "sn-wgan-gp:average=2000",
     "sn-wgan-gp:batch_size=8",
