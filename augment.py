@@ -45,8 +45,11 @@ def augment(x: Tensor, chance: float) -> Tensor:
     def uniform() -> Tensor:
         return torch.rand(count, 1, 1, 1, device=x.device)
 
-    turn = ((2 * uniform() - 1) * config.AUGMENT_TURN * frames * some()).trunc()
-    speed = ((2 * uniform() - 1) * config.AUGMENT_SPEED * some()).exp()
+    def either_way(most: float) -> Tensor:
+        return (2 * uniform() - 1) * most * some()
+
+    turn = either_way(config.AUGMENT_TURN * frames).trunc()
+    speed = either_way(config.AUGMENT_SPEED).exp()
     at = torch.arange(frames, device=x.device) * speed - turn  # (B, 1, 1, T), between frames
     left = at.floor().long()
     pair = [x.gather(3, (side % frames).expand_as(x)) for side in (left, left + 1)]
@@ -61,7 +64,7 @@ def augment(x: Tensor, chance: float) -> Tensor:
     ):
         x = x + size * torch.randn(count, 1, 1, 1, device=x.device) * some() * shape
 
-    shift = ((2 * uniform() - 1) * config.AUGMENT_PITCH * bands * some()).round().long()
+    shift = either_way(config.AUGMENT_PITCH * bands).round().long()
     at = (torch.arange(bands, device=x.device)[:, None] - shift).clamp(0, bands - 1)
     x = x.gather(2, at.expand_as(x))
 

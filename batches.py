@@ -48,8 +48,10 @@ class Batches:
         self.steps = len(rows) // cfg.batch_size  # the last short batch is dropped
         labels = torch.tensor(clips.labels)[self.rows]  # (N,)
         self.labels = labels.to(device)
-        in_classes = labels.argsort(stable=True).split(labels.bincount().tolist())
-        self.balanced = [own for own in in_classes if len(own)] if cfg.balance else None
+        self.in_classes = []  # places of each class, where they are drawn evenly
+        if cfg.balance:
+            places = labels.argsort(stable=True).split(labels.bincount().tolist())
+            self.in_classes = [own for own in places if len(own)]
         self.source = Source(clips.data)
         self.shape = clips.data.shape[1:]
         if resident is None and device.type == "cuda":
@@ -85,22 +87,20 @@ class Batches:
     def _places(self, epoch: int) -> Tensor:
         """The order as places `(steps, B)` among the training rows."""
         generator = torch.Generator().manual_seed((self.seed + 1_000_003 * epoch) % 2**63)
-        places = torch.arange(len(self.rows))
-        if self.balanced:
-            places = self._draw_evenly(self.balanced, generator)
+        places = self._draw_evenly(generator) if self.in_classes else torch.arange(len(self.rows))
         shuffled = places[torch.randperm(len(places), generator=generator)]
         return shuffled[: self.steps * self.batch_size].view(self.steps, self.batch_size)
 
-    def _draw_evenly(self, classes: list[Tensor], generator: torch.Generator) -> Tensor:
+    def _draw_evenly(self, generator: torch.Generator) -> Tensor:
         """About N places, equally many of each class: of a small one some again, of a large one
         others in another epoch."""
-        share = math.ceil(len(self.rows) / len(classes))
+        share = math.ceil(len(self.rows) / len(self.in_classes))
 
         def draw(own: Tensor) -> Tensor:
             rounds = range(math.ceil(share / len(own)))
             return torch.cat([own[torch.randperm(len(own), generator=generator)] for _ in rounds])
 
-        return torch.cat([draw(own)[:share] for own in classes])
+        return torch.cat([draw(own)[:share] for own in self.in_classes])
 
     def _upload(self) -> Tensor:
         """The training clips `(N, 1, *S)` on the device; the host holds a few of them at a time."""

@@ -33,6 +33,16 @@ FLATTEST = "flattest"  # diversity of the class that has the least: near 0 where
 LONGEST_NAME = 100  # of a variant, as part of a folder's
 COLUMNS = ("variant", "seed", "minutes", "step", "clips", *SCORES, FLATTEST)
 
+
+def added(*names: str) -> str:
+    """The default with these constants as they are in `best`."""
+    changes = (f"{name}={getattr(RECIPES['best'], name)}" for name in names)
+    return f"sn-wgan-gp:{','.join(changes)}"
+
+
+LOSS = ("objective", "zero_weight", "zero_every", "critic_steps")
+RATES = ("generator_lr", "critic_lr")
+
 # What `best` is made of, each taken away; and each that the default can have, added.
 ABLATION = (
     "best",
@@ -50,16 +60,17 @@ ABLATION = (
     "best:generator_lr=2e-4,critic_lr=2e-4",
     "best:precision=fp32",
     # ... and its networks: all else of it, with those of the default.
-    "sn-wgan-gp:standardise=True,objective=relativistic,zero_weight=100,zero_every=4,vary=1,augment=0.6,"
-    "average=2000,l1_weight=0,spectral_norm=False,critic_norm=none,critic_steps=1,batch_size=8,"
-    "generator_lr=6e-4,critic_lr=6e-4,precision=bf16",
+    added(
+        *("standardise", *LOSS, "vary", "augment", "average", "l1_weight", "spectral_norm"),
+        *("critic_norm", "batch_size", *RATES, "precision"),
+    ),
     "sn-wgan-gp",
-    "sn-wgan-gp:standardise=True",
-    "sn-wgan-gp:objective=relativistic,zero_weight=100,zero_every=4,critic_steps=1",
-    "sn-wgan-gp:augment=0.6",
-    "sn-wgan-gp:average=2000",
-    "sn-wgan-gp:batch_size=8",
-    "sn-wgan-gp:generator_lr=6e-4,critic_lr=6e-4",
+    added("standardise"),
+    added(*LOSS),
+    added("augment"),
+    added("average"),
+    added("batch_size"),
+    added(*RATES),
     "sn-wgan-gp:l1_weight=0",
     "sn-wgan-gp:spectral_norm=False",
     "sn-wgan-gp:critic_norm=none",
@@ -134,7 +145,9 @@ def compare(variant: str, seed: int, options: Options, table: Path) -> None:
     """Train one variant on the clock and add its rows to the table."""
     command = [sys.executable, "train.py", *words(variant, seed, options)]
     run_dir = Path(options.out).resolve() / run_name(variant, seed)
-    own = [r for r in rows_of(table) if (r["variant"], r["seed"]) == (variant, str(seed))]
+    rows = rows_of(table)
+    known = {row["variant"] for row in rows}
+    own = [r for r in rows if (r["variant"], r["seed"]) == (variant, str(seed))]
     done = {float(row["minutes"]) for row in own}
     before = 0.0
     for minutes in sorted(options.minutes):
@@ -146,10 +159,11 @@ def compare(variant: str, seed: int, options: Options, table: Path) -> None:
             spreads = [c["diversity"] for c in card["per_class"].values()]
             flattest = min((s for s in spreads if s is not None), default=None)
             add(table, variant, seed, minutes, card, card["rows"][GENERATED] | {FLATTEST: flattest})
-            known = {row["variant"] for row in rows_of(table)}
             for row, figures in card["rows"].items():
-                if row != GENERATED and real_row(row, variant) not in known:
-                    add(table, real_row(row, variant), seed, minutes, card, figures)
+                name = real_row(row, variant)
+                if row != GENERATED and name not in known:
+                    add(table, name, seed, minutes, card, figures)
+                    known.add(name)
         done.add(minutes)
         before = minutes
 

@@ -23,12 +23,12 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from compare import FLATTEST, rows_of, run_name  # noqa: E402
+from compare import FLATTEST, real_row, rows_of, run_name  # noqa: E402
 
 import dataset  # noqa: E402
 import desk  # noqa: E402
 import generate  # noqa: E402
-from scores import HEADLINE, REAL  # noqa: E402
+from scores import HEADLINE, REAL, ROUND_TRIP  # noqa: E402
 
 FIGURES = (*HEADLINE, "copy_ratio", "diversity", FLATTEST)
 FALLING = ("frechet", "kernel")  # from hundreds to almost nothing
@@ -51,6 +51,10 @@ class Curve:
     name: str
     minutes: list[float]
     figures: dict[str, list[list[float]]]
+
+    @property
+    def is_real(self) -> bool:
+        return self.name.startswith(REAL)
 
     def at(self, figure: str, place: int) -> tuple[float, float, float]:
         """Mean, lowest and highest over the seeds."""
@@ -85,7 +89,7 @@ def table(found: Sequence[Curve]) -> str:
             spread = f" ({low:.3g} to {high:.3g})" if high > low else ""
             cells.append("-" if math.isnan(mean) else f"{mean:.3g}{spread}")
         seeds = str(len(curve.figures["frechet"][-1]))
-        minutes = "" if curve.name.startswith(REAL) else f"{curve.minutes[-1]:g}"
+        minutes = "" if curve.is_real else f"{curve.minutes[-1]:g}"
         lines.append([curve.name, minutes, seeds, *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -93,8 +97,9 @@ def table(found: Sequence[Curve]) -> str:
 def draw_curves(path: Path, found: Sequence[Curve]) -> None:
     figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
     panels = figure.subplots(2, math.ceil((len(FIGURES) + 1) / 2)).flat
-    trained = [curve for curve in found if not curve.name.startswith(REAL)]
-    real = [curve for curve in found if curve.name.startswith(REAL)][:2]  # of the first recipe
+    trained = [curve for curve in found if not curve.is_real]
+    beside = [real_row(row, trained[0].name) for row in (REAL, ROUND_TRIP.format(REAL))]
+    real = [curve for curve in found if curve.name in beside]
     for name, axes in zip(FIGURES, panels):
         for curve, style in zip(real, ("--", ":")):
             axes.axhline(curve.at(name, -1)[0], color="black", ls=style, label=curve.name)

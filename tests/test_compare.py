@@ -78,6 +78,7 @@ def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
         {"variant": "a", "seed": 0, "minutes": 10, "frechet": 40, "accuracy": 0.2},
         {"variant": "a", "seed": 1, "minutes": 10, "frechet": 60, "accuracy": 0.4},
         {"variant": show.REAL, "seed": 0, "minutes": 5, "frechet": 7, "accuracy": 0.9},
+        {"variant": "held-out real (a)", "seed": 0, "minutes": 5, "frechet": 8, "accuracy": 0.8},
     ]
     with open(tmp_path / "scores.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["variant", "seed", "minutes", *show.FIGURES])
@@ -90,6 +91,7 @@ def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
     said = capsys.readouterr().out
     assert "| a | 10 | 2 | 0.3 (0.2 to 0.4) | 50 (40 to 60) | - |" in said
     assert f"| {show.REAL} |  | 1 | 0.9 | 7 | - |" in said
+    assert "| held-out real (a) |  | 1 | 0.8 | 8 | - |" in said
     for name in ("scores.png", "sounds.png"):
         with Image.open(tmp_path / name) as picture:
             assert len(picture.convert("L").histogram()) == 256
