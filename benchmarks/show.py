@@ -116,7 +116,8 @@ def draw_curves(path: Path, found: Sequence[Curve]) -> None:
     for axes in panels:
         axes.set_axis_off()
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.axes[-1].legend(handles, labels, loc="center")
+    legend = figure.axes[-1].legend(handles, labels, loc="center right")
+    legend.set_in_layout(False)  # long names would squeeze the panels above it
     figure.savefig(path)
 
 
