@@ -605,8 +605,10 @@ def load(cfg: Config, found: Found, keep: bool = True) -> Clips:
             f"own, put them into {cfg.data_dir}/<class>/ and delete these.",
             flush=True,
         )
-        demo.write(cfg.data_dir)
-        found = find_clips(cfg)
+        with runs.in_turn(Path(cfg.data_dir) / ".lock"):
+            if not (found := find_clips(cfg)).files:  # else a run beside this one has written it
+                demo.write(cfg.data_dir)
+                found = find_clips(cfg)
     start = time.perf_counter()
     clips = load_clips(cfg, found, keep=keep)
     print(describe(clips, found))

@@ -165,6 +165,18 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold a lock file, after waiting for the process that has it; where there are no locks (see
+    `locked`), nothing is held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 # ---- config.json --------------------------------------------------------------------------------
 
 

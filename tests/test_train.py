@@ -8,6 +8,8 @@ import random
 import re
 import shutil
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from safetensors.torch import load_file
 import audio
 import config
 import dataset
+import demo
 import desk
 import runs
 import train
@@ -420,6 +423,26 @@ def test_no_sounds_at_all_brings_the_demo_set(small, tmp_path, capsys, monkeypat
     said = capsys.readouterr().out
     assert "writing a synthetic set" in said
     assert "are synthetic, not recordings" in said
+
+
+def test_two_first_runs_at_once_share_one_demo_set(small, tmp_path, monkeypatch):
+    """The one that comes second waits, and uses what the first one wrote."""
+    monkeypatch.setattr(config, "DEMO_CLIPS", 1)
+    write, written = demo.write, []
+
+    def slowly(folder):
+        written.append(folder)
+        time.sleep(0.3)
+        write(folder)
+
+    monkeypatch.setattr(demo, "write", slowly)
+    (tmp_path / "nothing").mkdir()
+    cfg = replace(small, data_dir=str(tmp_path / "nothing"))
+    found = [dataset.find_clips(cfg) for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        clips = list(pool.map(lambda nothing: dataset.load(cfg, nothing, keep=False), found))
+    assert len(written) == 1
+    assert [len(c.labels) for c in clips] == [5, 5]
 
 
 @pytest.mark.parametrize("name", ["狗叫", "$x_{1}$", "a b'c", "café", "<img src=x>", "\U0001f415"])
