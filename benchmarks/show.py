@@ -2,16 +2,18 @@
 
     python benchmarks/show.py --out compare --pictures best sn-wgan-gp
 
-Prints OUT/scores.csv as Markdown, each variant at its last minute and each figure with its lowest
-and highest seed; writes OUT/scores.png, a curve each variant (black: real clips, as its recipe cuts
-them, of the first), and OUT/sounds.png, where each class is a row: a real clip, and one clip of
-each variant in --pictures (first seed, first latent).
+Prints OUT/scores.csv as Markdown, each variant at its last minute (or that of --minutes) and each
+figure with its lowest and highest seed. Writes OUT/scores.png, a curve each recipe (black: real
+clips, as its recipe cuts them, of the first); OUT/parts.png, where recipes with constants changed
+stand below themselves, a dot each seed; and OUT/sounds.png, where each class is a row: a real clip,
+and one clip of each variant in --pictures (first seed, first latent; none: no such picture).
 """
 
 from __future__ import annotations
 
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,8 @@ from scores import HEADLINE, REAL, ROUND_TRIP  # noqa: E402
 
 FIGURES = (*HEADLINE, "copy_ratio", "diversity", FLATTEST)
 FALLING = ("frechet", "kernel")  # from hundreds to almost nothing
+PARTS = ("frechet", "accuracy", "coverage", "copy_ratio")  # of variants beside their recipe
+LONGEST_LABEL = 40  # characters of a line
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Options:
     """Its folder."""
     pictures: tuple[str, ...] = ("best", "sn-wgan-gp")
     """Variants whose sounds are drawn beside real ones; their runs must still be in OUT."""
+    minutes: float = 0.0
+    """Of the table and of parts.png: only what was scored then; 0: what was scored last."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class Curve:
     @property
     def is_real(self) -> bool:
         return self.name.startswith(REAL)
+
+    @property
+    def recipe(self) -> str:
+        return self.name.partition(":")[0]
 
     def at(self, figure: str, place: int) -> tuple[float, float, float]:
         """Mean, lowest and highest over the seeds."""
@@ -98,6 +108,7 @@ def draw_curves(path: Path, found: Sequence[Curve]) -> None:
     figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
     panels = figure.subplots(2, math.ceil((len(FIGURES) + 1) / 2)).flat
     trained = [curve for curve in found if not curve.is_real]
+    trained = [curve for curve in trained if curve.name == curve.recipe] or trained
     beside = [real_row(row, trained[0].name) for row in (REAL, ROUND_TRIP.format(REAL))]
     real = [curve for curve in found if curve.name in beside]
     for name, axes in zip(FIGURES, panels):
@@ -119,6 +130,38 @@ def draw_curves(path: Path, found: Sequence[Curve]) -> None:
     legend = figure.axes[-1].legend(handles, labels, loc="center right")
     legend.set_in_layout(False)  # long names would squeeze the panels above it
     figure.savefig(path)
+
+
+def draw_parts(path: Path, found: Sequence[Curve]) -> None:
+    """A row of panels each recipe with changed constants; grey: from its worst to its best seed."""
+    blocks = [[c for c in found if c.recipe == own.name] for own in found]
+    blocks = [block for block in blocks if len(block) > 1]
+    if not blocks:
+        return
+    lines = [len(block) for block in blocks]
+    figure = Figure(figsize=(13, 1.6 + 0.36 * sum(lines)), dpi=100, layout="constrained")
+    panels = figure.subplots(len(blocks), len(PARTS), height_ratios=lines, squeeze=False)
+    for block, row in zip(blocks, panels):
+        labels = [textwrap.fill(_label(c), LONGEST_LABEL, max_lines=2) for c in block]
+        for name, axes in zip(PARTS, row):
+            _, low, high = block[0].at(name, -1)
+            axes.axvspan(low, high, color="black", alpha=0.15, lw=0)
+            axes.axvline(block[0].at(name, -1)[0], color="black", lw=0.8)
+            for place, curve in enumerate(block):
+                values = curve.figures[name][-1]
+                axes.plot(values, [place] * len(values), "o", ms=4, color=f"C{place > 0:d}")
+            if name in FALLING:
+                axes.set_xscale("log")
+            axes.set_yticks(range(len(block)), labels if axes is row[0] else [], fontsize=7)
+            axes.set_ylim(len(block) - 0.5, -0.5)
+            axes.grid(axis="y", alpha=0.3)
+            axes.set_title(f"{name}, {block[0].name}", fontsize=9)
+    figure.savefig(path)
+
+
+def _label(curve: Curve) -> str:
+    """What a variant changes."""
+    return curve.name.removeprefix(f"{curve.recipe}:").replace(",", ", ")
 
 
 def draw_sounds(path: Path, runs_: Sequence[Path]) -> None:
@@ -156,8 +199,16 @@ def main() -> None:
     found = curves(rows_of(out / "scores.csv"))
     if not found:
         sys.exit(f"{out / 'scores.csv'} holds no scores: run benchmarks/compare.py --out {out}.")
-    print(table(found))
     draw_curves(out / "scores.png", found)
+    if options.minutes:
+        rows = [r for r in rows_of(out / "scores.csv") if float(r["minutes"]) == options.minutes]
+        found = curves(rows)
+        if not found:
+            sys.exit(f"Nothing in {out / 'scores.csv'} was scored then (--minutes).")
+    print(table(found))
+    draw_parts(out / "parts.png", found)
+    if not options.pictures:
+        return
     seed = rows_of(out / "scores.csv")[0]["seed"]
     folders = [out / run_name(variant, int(seed)) for variant in options.pictures]
     if lacking := [str(folder) for folder in folders if not folder.is_dir()]:

@@ -77,6 +77,7 @@ def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
         {"variant": "a", "seed": 0, "minutes": 5, "frechet": 90, "accuracy": 0.1},
         {"variant": "a", "seed": 0, "minutes": 10, "frechet": 40, "accuracy": 0.2},
         {"variant": "a", "seed": 1, "minutes": 10, "frechet": 60, "accuracy": 0.4},
+        {"variant": "a:x=1,y=2", "seed": 0, "minutes": 5, "frechet": 80, "accuracy": 0.2},
         {"variant": show.REAL, "seed": 0, "minutes": 5, "frechet": 7, "accuracy": 0.9},
         {"variant": "held-out real (a)", "seed": 0, "minutes": 5, "frechet": 8, "accuracy": 0.8},
     ]
@@ -92,11 +93,35 @@ def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
     assert "| a | 10 | 2 | 0.3 (0.2 to 0.4) | 50 (40 to 60) | - |" in said
     assert f"| {show.REAL} |  | 1 | 0.9 | 7 | - |" in said
     assert "| held-out real (a) |  | 1 | 0.8 | 8 | - |" in said
-    for name in ("scores.png", "sounds.png"):
+    for name in ("scores.png", "parts.png", "sounds.png"):
         with Image.open(tmp_path / name) as picture:
             assert len(picture.convert("L").histogram()) == 256
             low, high = picture.convert("L").getextrema()
             assert high - low > 200
     monkeypatch.setattr(sys, "argv", ["show.py", "--out", str(tmp_path), "--pictures", "gone"])
     with pytest.raises(SystemExit, match="gone-seed0"):
+        show.main()
+
+
+def test_variants_are_shown_at_equal_minutes(tmp_path, capsys, monkeypatch):
+    """Beside their recipe as it was then, and not as it was later."""
+    rows = [
+        {"variant": "best", "seed": 0, "minutes": 10, "frechet": 20},
+        {"variant": "best", "seed": 0, "minutes": 20, "frechet": 10},
+        {"variant": "best:augment=0", "seed": 0, "minutes": 10, "frechet": 30},
+    ]
+    with open(tmp_path / "scores.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["variant", "seed", "minutes", *show.FIGURES])
+        writer.writeheader()
+        writer.writerows(rows)
+    words = ["show.py", "--out", str(tmp_path), "--pictures", "--minutes"]
+    monkeypatch.setattr(sys, "argv", [*words, "10"])
+    show.main()
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[:5] for line in said[2:]] == [
+        ["| best", "10", "1", "-", "20"],
+        ["| best:augment=0", "10", "1", "-", "30"],
+    ]
+    monkeypatch.setattr(sys, "argv", [*words, "15"])
+    with pytest.raises(SystemExit, match="scored then"):
         show.main()
