@@ -4,18 +4,25 @@
 
 Runs the tests that need CUDA, times every recipe (plain and replayed steps, a profile, batches of
 16 to 256, data sets of several sizes, bf16, as many ranks as there are GPUs), trains the default
-and `best` from beginning to end, and scores both after one and two minutes. What each part prints
-goes to OUT/<part>.txt; one that fails does not stop the others. Nothing is fetched: samples are
-played by Griffin-Lim unless --vocoder says other.
+and `best` from beginning to end, and scores all six after one and two minutes, with three seeds;
+last and longest, each part of `best` and of the default likewise (--only leaves parts out). What
+each prints goes to OUT/<part>.txt; one that fails does not stop the others, and one that was given
+up goes on with the same command. Nothing is fetched: samples are played by Griffin-Lim unless
+--vocoder says other.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 import tyro
@@ -24,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from config import GRIFFIN_LIM, RECIPES  # noqa: E402
 
+GRACE = 30.0  # s that what a part started has for saving
+
 
 @dataclass(frozen=True)
 class Options:
@@ -31,13 +40,15 @@ class Options:
 
     data_dir: str = str(ROOT / "data")
     """Class folders."""
+    holdout_dir: str = ""
+    """Class folders to score against; empty: a tenth of DATA_DIR."""
     out: str = "gpu"
     """Folder for everything that is printed, drawn and trained."""
     vocoder: str = GRIFFIN_LIM
     """Of the whole run; "" takes the recipe's own, which is fetched once."""
     only: tuple[str, ...] = ()
     """Parts to run; none: all of them."""
-    minutes: float = 10.0
+    minutes: float = 300.0
     """After so many minutes a part is given up."""
 
 
@@ -48,21 +59,54 @@ def parts(options: Options, out: Path) -> dict[str, list[str]]:
     vocoder = ["--vocoder", options.vocoder] if options.vocoder else []
     published = [name for name, cfg in RECIPES.items() if cfg.blocks == "plain"]
     gpus = [str(n) for n in (1, 2, 4, 8) if n <= torch.cuda.device_count()]
-    run = ["--data-dir", data, "--output-dir", str(out / "runs"), *vocoder]
+    held = ["--holdout-dir", str(Path(options.holdout_dir).resolve())]
+    sounds = ["--data-dir", data, *(held if options.holdout_dir else [])]
+    run = [*sounds, "--output-dir", str(out / "runs"), *vocoder]
+    compare = ["benchmarks/compare.py", *sounds, "--out", str(out / "compare")]
     return {
         "checks": ["-m", "pytest", "-q", "-rP", "tests/test_cuda.py", "tests/test_batches.py"],
         "whole": ["train.py", *run],
         "best": ["train.py", "best", *run],
-        "compare": [
-            *("benchmarks/compare.py", "--data-dir", data, "--out", str(out / "compare")),
-            *("--variants", "best", "sn-wgan-gp", "--minutes", "1", "2"),
-        ],
+        "compare": [*compare, "--minutes", "1", "2", "--seeds", "0", "1", "2"],
         "steps": [*speed, "--recipes", *published, "--profile", "--figure", str(out / "speed.png")],
         "batches": [*speed, "--batches", "16", "64", "256", "--ranks", *gpus],
         "compiled": [*speed, "--batches", "16", "256", "--compile"],
         "bf16": [*speed, "--batches", "16", "256", "--precision", "bf16"],
         "sizes": ["benchmarks/size.py", "--device", "cuda"],
+        "ablation": [
+            *compare,
+            *("--variants", "ablation", "--minutes", "2", "--seeds", "0", "1", "2"),
+        ],
     }
+
+
+def run_part(command: Sequence[str], said: IO[str], minutes: float) -> str:
+    """Run Python with these words, for so many minutes at most; returns how it ended.
+
+    It has a process group of its own, so that what it started ends with it.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=said, stderr=said, start_new_session=True
+    )
+    try:
+        code = process.wait(timeout=60 * minutes)
+        return "done" if code == 0 else f"exit code {code}"
+    except subprocess.TimeoutExpired:
+        return f"given up after {minutes:g} minutes (--minutes)"
+    finally:
+        end_group(process)
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """SIGTERM to all of a process group, and SIGKILL to those that take longer than GRACE."""
+    with suppress(ProcessLookupError):  # none is left
+        os.killpg(process.pid, signal.SIGTERM)
+        last = time.monotonic() + GRACE
+        while time.monotonic() < last:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def main() -> int:
@@ -81,14 +125,7 @@ def main() -> int:
     for name in options.only or commands:
         start = time.perf_counter()
         with open(out / f"{name}.txt", "w") as file:
-            command = [sys.executable, *commands[name]]
-            try:
-                done = subprocess.run(
-                    command, cwd=ROOT, stdout=file, stderr=file, timeout=60 * options.minutes
-                )
-                how = "done" if done.returncode == 0 else f"exit code {done.returncode}"
-            except subprocess.TimeoutExpired:
-                how = f"given up after {options.minutes:g} minutes (--minutes)"
+            how = run_part(commands[name], file, options.minutes)
         if how != "done":
             failed.append(name)
         print(f"\n== {name}: {how}, {time.perf_counter() - start:.1f} s", flush=True)
