@@ -157,7 +157,7 @@ class Opinion(NamedTuple):
     """What a critic thinks of clips."""
 
     scores: Tensor  # (B,), higher for what looks real
-    classes: Tensor | None = None  # logits (B, K); None where there are no labels
+    classes: Tensor | None = None  # logits (B, K); None where no loss asks for them
     latents: Tensor | None = None  # (B, latent_dim), what generated clips may have been made of
 
 
@@ -185,10 +185,10 @@ class Critic(nn.Module):
         self.features = nn.Linear(2 * channels[-1] * bands, width)
         self.activation = layers.LeakyReLU(SLOPE)
         self.score = nn.Linear(width, 1, bias=False)
-        self.recall = nn.Linear(width, cfg.latent_dim)
+        self.recall = nn.Linear(width, cfg.latent_dim) if cfg.recall_weight else None
         if self.classes:
             self.embedding = nn.Parameter(torch.randn(self.classes, width) / math.sqrt(width))
-            self.classify = nn.Linear(width, self.classes)
+        self.classify = nn.Linear(width, self.classes) if cfg.aux_weight else None
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         return self.judge(x, labels).scores
@@ -197,8 +197,8 @@ class Critic(nn.Module):
         maps = self.rungs(self.standard(x))  # (B, C, m, t)
         maps = torch.cat([maps.mean(3), maps.amax(3)], dim=1)  # (B, 2 C, m)
         h = self.activation(self.features(maps.flatten(1)))  # (B, width)
-        scores, latents = self.score(h).flatten(), self.recall(h)
-        if not self.classes:
-            return Opinion(scores, latents=latents)
-        scores = scores + (h * embedding(labels, self.embedding)).sum(1) / math.sqrt(h.shape[1])
-        return Opinion(scores, self.classify(h), latents)
+        scores = self.score(h).flatten()
+        if self.classes:
+            scores = scores + (h * embedding(labels, self.embedding)).sum(1) / math.sqrt(h.shape[1])
+        classes = self.classify(h) if self.classify else None
+        return Opinion(scores, classes, self.recall(h) if self.recall else None)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import shrunk
 from PIL import Image
 
 import config
@@ -30,6 +32,22 @@ def test_every_variant_is_what_its_name_says(variant):
     assert changed == {change.partition("=")[0] for change in changes.split(",") if change}
     own = config.RECIPES[recipe].vocoder
     assert cfg.vocoder == (config.GRIFFIN_LIM if "/" in own else own)
+
+
+@pytest.mark.parametrize("variant", compare.ABLATION)
+def test_every_part_can_be_taken_away(variant, sounds, tmp_path):
+    """What is left trains: no weight of either network is one that no loss asks for."""
+    cfg = config.parse(compare.words(variant, 3, compare.Options(data_dir="d", out="o")))
+    recipe = config.to_dict(config.RECIPES[cfg.recipe])
+    changes = {k: getattr(cfg, k) for k in config.must_match(recipe, config.to_dict(cfg))}
+    tiny = shrunk(config.RECIPES[cfg.recipe], sounds, tmp_path / "outputs")
+    changes |= {"batch_size": tiny.batch_size}
+    run = train.Run.start(replace(tiny, **changes), list("abc"), torch.device("cpu"))
+    labels = torch.tensor([0, 1, 2, 0])
+    metrics = train.full_step(run, torch.randn(4, *tiny.shape), labels)
+    assert metrics.isfinite().all()
+    for network in (run.critic, run.generator):
+        assert [n for n, p in network.named_parameters() if p.grad is None] == []
 
 
 def test_runs_of_variants_have_names_of_their_own():
