@@ -140,7 +140,8 @@ def draw_parts(path: Path, found: Sequence[Curve]) -> None:
         return
     lines = [len(block) for block in blocks]
     figure = Figure(figsize=(13, 1.6 + 0.36 * sum(lines)), dpi=100, layout="constrained")
-    panels = figure.subplots(len(blocks), len(PARTS), height_ratios=lines, squeeze=False)
+    shape = {"height_ratios": lines, "sharex": "col", "squeeze": False}
+    panels = figure.subplots(len(blocks), len(PARTS), **shape)
     for block, row in zip(blocks, panels):
         labels = [textwrap.fill(_label(c), LONGEST_LABEL, max_lines=2) for c in block]
         for name, axes in zip(PARTS, row):
