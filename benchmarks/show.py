@@ -3,7 +3,8 @@
     python benchmarks/show.py --out compare --pictures best sn-wgan-gp
 
 Prints OUT/scores.csv as Markdown, each variant at its last minute (or that of --minutes) and each
-figure with its lowest and highest seed. Writes OUT/scores.png, a curve each recipe (black: real
+figure with its lowest and highest seed. Bold is what a variant has beyond its recipe's own spread.
+Writes OUT/scores.png, a curve each recipe (black: real
 clips, as its recipe cuts them, of the first); OUT/parts.png, where recipes with constants changed
 stand below themselves, a dot each seed; and OUT/sounds.png, where each class is a row: a real clip,
 and one clip of each variant in --pictures (first seed, first latent; none: no such picture).
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 import tyro
 from matplotlib.figure import Figure
+from scipy.stats import t
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -89,15 +91,32 @@ def curves(rows: Sequence[dict[str, str]]) -> list[Curve]:
     return found
 
 
+def is_beyond(values: Sequence[float], own: Sequence[float]) -> bool:
+    """Whether the mean of a variant's seeds is one that as many more seeds of its recipe would have
+    in less than 5 % of cases (Student's t, with the recipe's spread); never with one seed of it.
+    """
+    if min(len(values), len(own) - 1) < 1:
+        return False
+    known = t.ppf(0.975, len(own) - 1) * np.std(own, ddof=1)
+    return bool(
+        abs(np.mean(values) - np.mean(own)) > known * (1 / len(values) + 1 / len(own)) ** 0.5
+    )
+
+
 def table(found: Sequence[Curve]) -> str:
     """Markdown: a row each variant, at its last minute."""
+    own = {curve.name: curve for curve in found}
     lines = [["", "minutes", "seeds", *FIGURES], ["---"] * (3 + len(FIGURES))]
     for curve in found:
         cells = []
         for figure in FIGURES:
             mean, low, high = curve.at(figure, -1)
             spread = f" ({low:.3g} to {high:.3g})" if high > low else ""
-            cells.append("-" if math.isnan(mean) else f"{mean:.3g}{spread}")
+            cell = "-" if math.isnan(mean) else f"{mean:.3g}{spread}"
+            beside = own.get(curve.recipe, curve)
+            scale = np.log if figure == "frechet" else np.asarray
+            pair = (scale(c.figures[figure][-1]) for c in (curve, beside))
+            cells.append(f"**{cell}**" if curve is not beside and is_beyond(*pair) else cell)
         seeds = str(len(curve.figures["frechet"][-1]))
         minutes = "" if curve.is_real else f"{curve.minutes[-1]:g}"
         lines.append([curve.name, minutes, seeds, *cells])

@@ -121,6 +121,15 @@ def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
         show.main()
 
 
+def test_bold_is_what_more_seeds_would_hardly_have():
+    """Student's t with 2 degrees of freedom: 4.303 times sqrt(1/n + 1/3) deviations."""
+    own = [1.0, 2.0, 3.0]
+    assert [show.is_beyond([x], own) for x in (-3.0, -2.9, 6.9, 7.0)] == [True, False, False, True]
+    assert [show.is_beyond([x - 1, x + 1], own) for x in (5.9, 6.0)] == [False, True]
+    assert not show.is_beyond([100.0], [1.0])  # of one seed no spread is known
+    assert not show.is_beyond([], own)
+
+
 def test_variants_are_shown_at_equal_minutes(tmp_path, capsys, monkeypatch):
     """Beside their recipe as it was then, and not as it was later."""
     rows = [
