@@ -4,10 +4,10 @@
 
 Prints OUT/scores.csv as Markdown, each variant at its last minute (or that of --minutes) and each
 figure with its lowest and highest seed. Bold is what a variant has beyond its recipe's own spread.
-Writes OUT/scores.png, a curve each recipe (black: real
-clips, as its recipe cuts them, of the first); OUT/parts.png, where recipes with constants changed
-stand below themselves, a dot each seed; and OUT/sounds.png, where each class is a row: a real clip,
-and one clip of each variant in --pictures (first seed, first latent; none: no such picture).
+Writes OUT/scores.png, a curve each recipe (black: real clips, as its recipe cuts them, of the
+first); OUT/parts.png, where recipes with constants changed stand below themselves, a dot each seed;
+and OUT/sounds.png, where each class is a row: a real clip, and one clip of each variant in
+--pictures (first seed, first latent; none: no such picture).
 """
 
 from __future__ import annotations
