@@ -109,14 +109,14 @@ def table(found: Sequence[Curve]) -> str:
     lines = [["", "minutes", "seeds", *FIGURES], ["---"] * (3 + len(FIGURES))]
     for curve in found:
         cells = []
+        pair = (curve, own.get(curve.recipe, curve))  # beside itself nothing is bold
         for figure in FIGURES:
             mean, low, high = curve.at(figure, -1)
             spread = f" ({low:.3g} to {high:.3g})" if high > low else ""
             cell = "-" if math.isnan(mean) else f"{mean:.3g}{spread}"
-            beside = own.get(curve.recipe, curve)
             scale = np.log if figure == "frechet" else np.asarray
-            pair = (scale(c.figures[figure][-1]) for c in (curve, beside))
-            cells.append(f"**{cell}**" if curve is not beside and is_beyond(*pair) else cell)
+            bold = is_beyond(*(scale(c.figures[figure][-1]) for c in pair))
+            cells.append(f"**{cell}**" if bold else cell)
         seeds = str(len(curve.figures["frechet"][-1]))
         minutes = "" if curve.is_real else f"{curve.minutes[-1]:g}"
         lines.append([curve.name, minutes, seeds, *cells])
@@ -216,21 +216,18 @@ def draw_sounds(path: Path, runs_: Sequence[Path]) -> None:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     out = Path(options.out)
-    found = curves(rows_of(out / "scores.csv"))
-    if not found:
+    rows = rows_of(out / "scores.csv")
+    if not rows:
         sys.exit(f"{out / 'scores.csv'} holds no scores: run benchmarks/compare.py --out {out}.")
-    draw_curves(out / "scores.png", found)
-    if options.minutes:
-        rows = [r for r in rows_of(out / "scores.csv") if float(r["minutes"]) == options.minutes]
-        found = curves(rows)
-        if not found:
-            sys.exit(f"Nothing in {out / 'scores.csv'} was scored then (--minutes).")
-    print(table(found))
-    draw_parts(out / "parts.png", found)
+    draw_curves(out / "scores.png", curves(rows))
+    shown = curves([row for row in rows if options.minutes in (0.0, float(row["minutes"]))])
+    if not shown:
+        sys.exit(f"Nothing in {out / 'scores.csv'} was scored then (--minutes).")
+    print(table(shown))
+    draw_parts(out / "parts.png", shown)
     if not options.pictures:
         return
-    seed = rows_of(out / "scores.csv")[0]["seed"]
-    folders = [out / run_name(variant, int(seed)) for variant in options.pictures]
+    folders = [out / run_name(variant, int(rows[0]["seed"])) for variant in options.pictures]
     if lacking := [str(folder) for folder in folders if not folder.is_dir()]:
         sys.exit(f"No pictures: there is no {', '.join(lacking)} (--pictures).")
     draw_sounds(out / "sounds.png", folders)
