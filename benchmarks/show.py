@@ -3,7 +3,7 @@
     python benchmarks/show.py --out compare --pictures best sn-wgan-gp
 
 Prints OUT/scores.csv as Markdown, each variant at its last minute (or that of --minutes) and each
-figure with its lowest and highest seed. Bold is what a variant has beyond its recipe's own spread.
+figure with its lowest and highest seed. Bold is what a variant has beyond the spread of seeds.
 Writes OUT/scores.png, a curve each recipe (black: real clips, as its recipe cuts them, of the
 first); OUT/parts.png, where recipes with constants changed stand below themselves, a dot each seed;
 and OUT/sounds.png, where each class is a row: a real clip, and one clip of each variant in
@@ -91,31 +91,34 @@ def curves(rows: Sequence[dict[str, str]]) -> list[Curve]:
     return found
 
 
-def is_beyond(values: Sequence[float], own: Sequence[float]) -> bool:
-    """Whether the mean of a variant's seeds is one that as many more seeds of its recipe would have
-    in less than 5 % of cases (Student's t, with the recipe's spread); never with one seed of it.
+def is_beyond(values: Sequence[float], own: Sequence[float], known: Sequence[list[float]]) -> bool:
+    """Whether a variant's mean lies so far from its recipe's (`own`) as seeds alone would take two
+    of the same in less than 5 % of cases: Student's t, with one deviation for all variants of the
+    recipe (`known`, the seeds of each). Never where none of them has two seeds.
     """
-    if min(len(values), len(own) - 1) < 1:
+    freedom = sum(len(seeds) - 1 for seeds in known if seeds)
+    if not (freedom and values and own):
         return False
-    known = t.ppf(0.975, len(own) - 1) * np.std(own, ddof=1)
-    return bool(
-        abs(np.mean(values) - np.mean(own)) > known * (1 / len(values) + 1 / len(own)) ** 0.5
-    )
+    squares = sum(float(np.var(seeds)) * len(seeds) for seeds in known if seeds)
+    least = t.ppf(0.975, freedom) * (squares / freedom * (1 / len(values) + 1 / len(own))) ** 0.5
+    return bool(abs(np.mean(values) - np.mean(own)) > least)
 
 
 def table(found: Sequence[Curve]) -> str:
     """Markdown: a row each variant, at its last minute."""
-    own = {curve.name: curve for curve in found}
     lines = [["", "minutes", "seeds", *FIGURES], ["---"] * (3 + len(FIGURES))]
     for curve in found:
         cells = []
-        pair = (curve, own.get(curve.recipe, curve))  # beside itself nothing is bold
+        family = [c for c in found if c.recipe == curve.recipe]
         for figure in FIGURES:
             mean, low, high = curve.at(figure, -1)
             spread = f" ({low:.3g} to {high:.3g})" if high > low else ""
             cell = "-" if math.isnan(mean) else f"{mean:.3g}{spread}"
-            scale = np.log if figure == "frechet" else np.asarray
-            bold = is_beyond(*(scale(c.figures[figure][-1]) for c in pair))
+            # A deviation of 3 means something else at 200 than at 10.
+            scale = np.arcsinh if figure in FALLING else np.asarray
+            known = {c.name: scale(c.figures[figure][-1]).tolist() for c in family}
+            own = known.get(curve.recipe, [])
+            bold = is_beyond(known[curve.name], own, [*known.values()])
             cells.append(f"**{cell}**" if bold else cell)
         seeds = str(len(curve.figures["frechet"][-1]))
         minutes = "" if curve.is_real else f"{curve.minutes[-1]:g}"

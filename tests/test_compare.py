@@ -124,10 +124,19 @@ def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
 def test_bold_is_what_more_seeds_would_hardly_have():
     """Student's t with 2 degrees of freedom: 4.303 times sqrt(1/n + 1/3) deviations."""
     own = [1.0, 2.0, 3.0]
-    assert [show.is_beyond([x], own) for x in (-3.0, -2.9, 6.9, 7.0)] == [True, False, False, True]
-    assert [show.is_beyond([x - 1, x + 1], own) for x in (5.9, 6.0)] == [False, True]
-    assert not show.is_beyond([100.0], [1.0])  # of one seed no spread is known
-    assert not show.is_beyond([], own)
+
+    def beyond(*values, known=(own,)):
+        return show.is_beyond(values, own, known)
+
+    assert [beyond(x) for x in (-3.0, -2.9, 6.9, 7.0)] == [True, False, False, True]
+    # All of a recipe's variants say how far seeds lie apart: 4 degrees, 2.776 deviations ...
+    assert [beyond(x, known=(own, [9.0, 10, 11], [4.0])) for x in (5.2, 5.21)] == [False, True]
+    assert [beyond(x - 1, x + 1, known=(own, [9.0, 10, 11])) for x in (4.5, 4.6)] == [False, True]
+    # ... of 8 apart where one variant has seeds further apart than the recipe.
+    assert not beyond(6.0, 14.0, known=(own, [6.0, 14.0]))
+    assert not show.is_beyond([100.0], [1.0], ([100.0], [1.0]))  # no spread is known
+    assert not show.is_beyond([], own, (own,))
+    assert not show.is_beyond([9.0], [], ([8.0, 9.0],))
 
 
 def test_variants_are_shown_at_equal_minutes(tmp_path, capsys, monkeypatch):
