@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import soxr
 import torch
 import torchaudio
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ SCORES = tuple(MEANINGS)
 HEADLINE = ("accuracy", "frechet", "kernel", "coverage", "cas")  # the ones to look at first
 REAL, SEEN, GENERATED = "held-out real", "real, trained on", "generated"
 ROUND_TRIP = "{}, through the vocoder"
-VERSION = 1  # raise it when the meaning of a kept yardstick changes
+VERSION = 2  # raise it when the meaning of a kept yardstick changes
 
 
 # ---- the ears -----------------------------------------------------------------------------------
@@ -72,7 +73,9 @@ def log_mels(waves: Tensor, rate: int, seconds: float) -> Tensor:
     length = int(seconds * grid["sample_rate"])
     mels = []
     for wave in waves:  # one by one: a batch of them leaves the processor's cache
-        wave = torchaudio.functional.resample(wave, rate, grid["sample_rate"])[:length]
+        # Not by torchaudio, which makes a filter of 90 million numbers for a clip at 16 384 Hz.
+        heard = soxr.resample(wave.numpy(), rate, grid["sample_rate"], quality="HQ")
+        wave = torch.from_numpy(heard)[:length]
         wave = nn.functional.pad(wave, (0, length - len(wave)))
         mels.append(mel(wave).clamp(min=config.SCORE_FLOOR).log())
     return torch.stack(mels)[:, None]
