@@ -94,10 +94,11 @@ def curves(rows: Sequence[dict[str, str]]) -> list[Curve]:
 def is_beyond(values: Sequence[float], own: Sequence[float], known: Sequence[list[float]]) -> bool:
     """Whether a variant's mean lies so far from its recipe's (`own`) as seeds alone would take two
     of the same in less than 5 % of cases: Student's t, with one deviation for all variants of the
-    recipe (`known`, the seeds of each). Never where none of them has two seeds.
+    recipe (`known`, the seeds of each). Never where that has fewer than two degrees of freedom: two
+    seeds that happen to agree would make anything else an effect.
     """
     freedom = sum(len(seeds) - 1 for seeds in known if seeds)
-    if not (freedom and values and own):
+    if freedom < 2 or not (values and own):
         return False
     squares = sum(float(np.var(seeds)) * len(seeds) for seeds in known if seeds)
     least = t.ppf(0.975, freedom) * (squares / freedom * (1 / len(values) + 1 / len(own))) ** 0.5

@@ -134,9 +134,10 @@ def test_bold_is_what_more_seeds_would_hardly_have():
     assert [beyond(x - 1, x + 1, known=(own, [9.0, 10, 11])) for x in (4.5, 4.6)] == [False, True]
     # ... of 8 apart where one variant has seeds further apart than the recipe.
     assert not beyond(6.0, 14.0, known=(own, [6.0, 14.0]))
-    assert not show.is_beyond([100.0], [1.0], ([100.0], [1.0]))  # no spread is known
+    assert not show.is_beyond([100.0], [1.0], ([100.0], [1.0]))  # no spread is known ...
+    assert not show.is_beyond([100.0], [1.0, 1.001], ([100.0], [1.0, 1.001]))  # ... or by luck
     assert not show.is_beyond([], own, (own,))
-    assert not show.is_beyond([9.0], [], ([8.0, 9.0],))
+    assert not show.is_beyond([9.0], [], (own,))
 
 
 def test_variants_are_shown_at_equal_minutes(tmp_path, capsys, monkeypatch):
