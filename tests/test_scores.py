@@ -250,16 +250,22 @@ def test_clipping_is_counted(listener: tuple[Yardstick, Config]) -> None:
 
 
 def test_one_clip_repeated_is_a_collapse(listener: tuple[Yardstick, Config], quick: None) -> None:
-    yard, _ = listener
-    waves = fresh(yard)
-    whole = yard.row(scores.listen(yard.cfg, waves, yard.labels))
-    for k in range(3):
-        waves[12 * k : 12 * (k + 1)] = waves[12 * k].clone()
-    card = yard.card(waves)
+    yard, cfg = listener
+
+    def repeated(seed: int) -> Tensor:
+        waves = fresh(yard, seed)
+        for k in range(3):
+            waves[12 * k : 12 * (k + 1)] = waves[12 * k].clone()
+        return waves
+
+    card = yard.card(repeated(1))
     made = card["rows"][GENERATED]
     assert made["accuracy"] > 0.9  # which is why accuracy alone is not enough
     assert made["diversity"] < 0.01
-    assert made["coverage"] < 0.7 * whole["coverage"]  # of the same sounds, none repeated
+    # Of three sets, since one alone covers 0.36 to 0.57 times what real ones do (five measured).
+    heard = [scores.listen(cfg, repeated(seed), yard.labels) for seed in (1, 2, 3)]
+    covered = np.mean([yard.row(sounds)["coverage"] for sounds in heard])
+    assert covered < 0.5 * card["rows"][REAL]["coverage"]
     assert any(note.startswith("Collapse: the sounds of high, low, mid") for note in card["notes"])
 
 
