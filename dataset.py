@@ -193,7 +193,10 @@ def load_clips(cfg: Config, found: Found, keep: bool = True) -> Clips:
         clips.data = np.stack(some) if some else np.empty((0, *cfg.shape), np.float32)
         return clips
     try:
-        return _build_cache(folder, cfg, found, fingerprint)
+        waiting = f"Another run decodes the same sounds into {folder}: waiting for it."
+        with runs.in_turn(folder.with_name(f"{folder.name}.lock"), waiting):
+            cached = _open_cache(folder, cfg, fingerprint)  # there by now, where it had to wait
+            return _build_cache(folder, cfg, found, fingerprint) if cached is None else cached
     except OSError as error:
         raise UserError(
             f"The decoded sounds cannot be kept in {folder} ({error}); free some space there or "
@@ -605,7 +608,8 @@ def load(cfg: Config, found: Found, keep: bool = True) -> Clips:
             f"own, put them into {cfg.data_dir}/<class>/ and delete these.",
             flush=True,
         )
-        with runs.in_turn(Path(cfg.data_dir) / ".lock"):
+        waiting = "Another run is writing it: waiting for that."
+        with runs.in_turn(Path(cfg.data_dir) / ".lock", waiting):
             if not (found := find_clips(cfg)).files:  # else a run beside this one has written it
                 demo.write(cfg.data_dir)
                 found = find_clips(cfg)

@@ -166,14 +166,18 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def in_turn(path: Path) -> Iterator[None]:
-    """Hold a lock file, after waiting for the process that has it; where there are no locks (see
-    `locked`), nothing is held."""
+def in_turn(path: Path, waiting: str) -> Iterator[None]:
+    """Hold a lock file; while another process has it, say `waiting` and wait. Where there are no
+    locks (see `locked`), nothing is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         if fcntl is not None:
             with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    print(waiting, flush=True)
+                    fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
