@@ -373,7 +373,9 @@ def load_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> tuple
     it and what is used instead. With `fetch` false nothing is downloaded (a dry run).
     """
     try:
-        return open_vocoder(cfg, device, fetch), ""
+        # Initial weights, though replaced, are drawn: a run goes on as if nothing had been loaded.
+        with torch.random.fork_rng(devices=[]):
+            return open_vocoder(cfg, device, fetch), ""
     except BadVocoder as reason:
         return GriffinLim(cfg, device), (
             f"Vocoder {cfg.vocoder} cannot be used: {reason}. Griffin-Lim plays the sounds instead "

@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -223,9 +224,11 @@ def open_clips(cfg: Config, root: str, fingerprint: str) -> Clips:
 def _build_cache(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob("*.tmp"):  # of runs that were killed while decoding
-        if time.time() - stale.stat().st_mtime > 86_400:
-            shutil.rmtree(stale, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another run has finished it
+            if time.time() - stale.stat().st_mtime > 86_400:
+                shutil.rmtree(stale, ignore_errors=True)
     building = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(building, ignore_errors=True)  # in a container each start has the same number
     building.mkdir()
     try:
         with open(building / "clips.f32", "wb") as file:
@@ -267,13 +270,18 @@ def _fingerprint(found: Found) -> str:
     digest = hashlib.sha256(repr(found.left_out).encode(errors="backslashreplace"))
     root = str(found.root)
     for name in found.files:
-        try:
-            stat = os.stat(f"{root}/{name}")
-            entry = (name, stat.st_size, stat.st_mtime_ns)
-        except OSError:  # a dangling link: it will be left out with this as its reason
-            entry = (name, None, None)
+        entry = (name, *stamp(f"{root}/{name}"))
         digest.update(repr(entry).encode(errors="backslashreplace"))
     return digest.hexdigest()
+
+
+def stamp(path: str | Path) -> tuple[int | None, int | None]:
+    """Size and time of a file, which tell whether it is still the same."""
+    try:
+        stat = os.stat(path)
+        return stat.st_size, stat.st_mtime_ns
+    except OSError:  # a dangling link: it will be left out with this as its reason
+        return None, None
 
 
 def _decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object]) -> Clips:
@@ -495,7 +503,7 @@ def split(cfg: Config, clips: Clips, known: bool, keep: bool = True) -> Split:
     With `known`, the run's own `held_out.csv` decides, and clips that came later are trained on
     unless their source is held out: what was trained on once is never scored against. Without, that
     list is written (`keep`). Raises UserError where less than a batch is left to train on, or
-    `holdout_dir` holds nothing to score against.
+    too little to score against.
     """
     record = cfg.run_dir / "held_out.csv"
     if cfg.holdout_dir:
@@ -506,7 +514,10 @@ def split(cfg: Config, clips: Clips, known: bool, keep: bool = True) -> Split:
     own = list(zip(clips.files, clips.numbers, sources))
     if known:
         pairs, whole = _read_held_out(record)
-        held = [(name, number) in pairs or source in whole for name, number, source in own]
+        held = [
+            (runs.as_written(name), number) in pairs or runs.as_written(source) in whole
+            for name, number, source in own
+        ]
         mask = np.array(held, bool)
     else:
         mask = hold_out(cfg, clips)
@@ -522,6 +533,11 @@ def split(cfg: Config, clips: Clips, known: bool, keep: bool = True) -> Split:
 
 
 def _enough(cfg: Config, clips: Clips, parts: Split) -> Split:
+    if len(parts.held_out) == 1:
+        raise UserError(
+            "One clip is held out, and the scores need two at least: hold out more (--holdout 0.1, "
+            "or --holdout-dir FOLDER), or none (--holdout 0)."
+        )
     if (count := len(parts.training)) >= cfg.batch_size:
         return parts
     apart = f" ({len(clips) - count} more are held out, --holdout 0)" if count < len(clips) else ""

@@ -56,7 +56,7 @@ class Options:
 
 def evaluate(options: Options) -> dict:
     """Score a run, write its scores.json and page; returns the card. Raises UserError."""
-    start, run_dir = time.perf_counter(), Path(options.run)
+    start, run_dir = time.perf_counter(), Path(options.run).resolve()  # "." has no name
     cfg, classes, generator = generate.load_run(run_dir, options.weights)
     names = ("data_dir", "holdout_dir", "vocoder", "device", "latent_spread")
     given = {name: getattr(options, name) for name in names}

@@ -152,12 +152,10 @@ def placed(cfg: Config) -> Config:
     return replace(cfg, device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
 
 
-def compute_on(device: torch.device) -> None:
-    """Make `device` this rank's; raises UserError where rank 0 has one of another kind."""
+def check_kind(device: torch.device) -> None:
+    """Raises UserError where rank 0 has a device of another kind."""
     if world() == 1:
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if (kind := from_first(device.type)) != device.type:
         raise UserError(f"it would train on {device.type}, rank 0 on {kind} (--device).")
 

@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -65,7 +66,12 @@ def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     """Replace a CSV file; characters that UTF-8 lacks (broken file names) are escaped."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
-    write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
+    write_bytes(path, as_written(text.getvalue()).encode())
+
+
+def as_written(name: str) -> str:
+    """A name as `write_csv` leaves it."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 @contextmanager
@@ -129,7 +135,8 @@ def forget_after(run_dir: Path, epoch: int, fresh: bool, unit: str = "epoch") ->
     """
     samples = run_dir / "samples"
     sets = samples.glob(f"{unit}_*")
-    later = [p for p in sets if int("0" + p.name.removeprefix(f"{unit}_")) > epoch]
+    names = {p: re.fullmatch(rf"{unit}_(\d+)", p.name) for p in sets}  # not a user's own copies
+    later = [p for p, name in names.items() if name and int(name[1]) > epoch]
     if fresh and later:
         kept = next(p for n in range(1, 10**6) if not (p := run_dir / f"samples.old{n}").exists())
         samples.rename(kept)
@@ -434,6 +441,8 @@ def pick_device(cfg: Config) -> torch.device:
                 f"device = {cfg.device!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices "
                 "here (--device cpu trains without)."
             )
+        if device.index is not None:  # CUDA graphs are captured on the current device
+            torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = cfg.tf32
         torch.backends.cudnn.allow_tf32 = cfg.tf32
         torch.backends.cudnn.benchmark = not cfg.deterministic  # what it picks depends on timing

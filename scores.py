@@ -57,7 +57,7 @@ SCORES = tuple(MEANINGS)
 HEADLINE = ("accuracy", "frechet", "kernel", "coverage", "cas")  # the ones to look at first
 REAL, SEEN, GENERATED = "held-out real", "real, trained on", "generated"
 ROUND_TRIP = "{}, through the vocoder"
-VERSION = 2  # raise it when the meaning of a kept yardstick changes
+VERSION = 3  # raise it when the meaning of a kept yardstick changes
 
 
 # ---- the ears -----------------------------------------------------------------------------------
@@ -221,6 +221,13 @@ class Yardstick:
         return REAL if self.split.held_out else SEEN
 
     @property
+    def at_a_time(self) -> np.ndarray:
+        """Sounds of each class, `(K,)`, of which the figures are taken that depend on the number:
+        as many as there are both unseen real and generated ones."""
+        unseen = np.bincount(self.unseen.labels.numpy(), minlength=len(self.counts))
+        return np.minimum(unseen, self.counts)
+
+    @property
     def labels(self) -> Tensor:
         """Classes of the sounds to generate, `(N,)`."""
         return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
@@ -242,7 +249,8 @@ class Yardstick:
         row |= {"silent": sounds.silent, "clipped": sounds.clipped}
         real, fake = statistics(self.training.x), statistics(sounds.x)
         rng = np.random.default_rng(0)
-        pairs = [(real[rng.permutation(len(real))[: len(d)]], fake[d]) for d in draws]
+        fits = [rng.permutation(d)[: len(real)] if len(d) > len(real) else d for d in draws]
+        pairs = [(real[rng.permutation(len(real))[: len(d)]], fake[d]) for d in fits]
         row["sliced"] = float(np.mean([distances.sliced_wasserstein(*pair) for pair in pairs]))
         if lesson is not None and len(self.classes) > 1:
             pupils = train_ears(lesson, len(self.classes), self.device)
@@ -262,7 +270,7 @@ class Yardstick:
         spreads = self._diversity(real, fake, sounds, intended)
         row = {"kernel": kernel, "copy_ratio": ratio, "copy_z": z}
         row["diversity"] = float(np.mean(list(spreads.values())))
-        # What depends on the number of sounds is taken of as many as there are unseen real ones.
+        # What depends on the number of sounds is taken of equally many in every row.
         sized = [
             (
                 distances.frechet(real, fake[rows]),
@@ -289,18 +297,18 @@ class Yardstick:
         return {k: own[k] / max(whole[k], 1e-9) for k in own if k in whole}
 
     def _draws(self, sounds: Heard, intended: bool) -> list[np.ndarray]:
-        """Rows of `sounds`: as many (of a class) as there are unseen real ones, several times."""
-        labels, like = sounds.labels.numpy(), self.unseen.labels.numpy()
-        if len(labels) <= len(like):
-            return [np.arange(len(labels))]
+        """Rows of `sounds`, several times: as many (of a class) as every row of the card has."""
+        labels, sizes = sounds.labels.numpy(), self.at_a_time
         if not intended:
-            labels, like = np.zeros_like(labels), np.zeros_like(like)
+            labels, sizes = np.zeros_like(labels), sizes.sum(keepdims=True)
+        if (np.bincount(labels, minlength=len(sizes)) <= sizes).all():
+            return [np.arange(len(labels))]
         rng = np.random.default_rng(0)
         return [
             np.concatenate(
                 [
-                    rng.permutation(np.flatnonzero(labels == k))[: (like == k).sum()]
-                    for k in np.unique(like)
+                    rng.permutation(np.flatnonzero(labels == k))[:size]
+                    for k, size in enumerate(sizes)
                 ]
             )
             for _ in range(config.SCORE_DRAWS)
@@ -359,7 +367,7 @@ class Yardstick:
         notes = [
             f"Means over {len(self.ears)} classifiers trained on {len(self.training.labels)} real "
             "training clips, to which every row is compared. Frechet, density, coverage, inception "
-            f"and sliced are of {len(self.unseen.labels)} sounds at a time."
+            f"and sliced are of {self.at_a_time.sum()} sounds at a time."
         ]
         if not self.split.held_out:
             notes.append(
@@ -412,7 +420,9 @@ def make_yardstick(
     Raises UserError where a real sound has gone since it was decoded.
     """
     sources, apart, lesson, counts = _choose(cfg, clips, split)
-    path = cfg.cache_dir / f"yardstick-{_key(cfg, clips, vocoder, (sources, apart, counts))}.pt"
+    stamps = [dataset.stamp(recording.path) for recording in apart]  # of a folder of their own
+    key = _key(cfg, clips, vocoder, (sources, apart, stamps, counts))
+    path = cfg.cache_dir / f"yardstick-{key}.pt"
     yard = Yardstick(cfg, clips.classes, split, vocoder.name, counts, device)
     if not _open(yard, path):
         print("Scores: listening to the real sounds, once for this data set ...", flush=True)

@@ -399,7 +399,7 @@ def train(cfg: Config) -> Run:
     Raises UserError (something to mend), Diverged, or Interrupted after saving.
     """
     device = ranks.after_first(runs.pick_device, ranks.placed(cfg))
-    ranks.compute_on(device)
+    ranks.check_kind(device)
     found = ranks.first_alone(dataset.find_clips, cfg)
     with ranks.first_holds(runs.locked, cfg.run_dir):
         clips = load_clips(cfg, found)
@@ -693,7 +693,7 @@ def dry_run(cfg: Config) -> None:
         if epoch >= cfg.epochs:
             print(f"{cfg.run_dir} is finished after epoch {epoch}. {_what_next(run)}")
             return
-        set_standard(run, clips, split.training[: cfg.batch_size])
+        set_standard(run, clips, np.arange(min(len(clips.data), cfg.batch_size)))
         x = torch.from_numpy(np.array(clips.data[: cfg.batch_size])).to(device)
         labels = torch.tensor(clips.labels[: cfg.batch_size], device=device)
         seconds = time_of_step(run, x, labels)

@@ -585,6 +585,8 @@ def train_steps(
 ) -> None:
     """All steps that are left, with what is written between them. Raises Diverged, Interrupted."""
     steps = run.options.steps
+    if run.step_in_epoch >= batches.steps:  # there are fewer clips than when it was stopped
+        run.epoch, run.step_in_epoch = run.epoch + 1, 0
     with tqdm(total=steps, initial=run.step, unit="step", mininterval=0.5) as bar:
         shown = time.perf_counter()
         while run.step < steps:

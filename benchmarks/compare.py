@@ -28,8 +28,10 @@ sys.path.insert(0, str(ROOT))
 from config import GRIFFIN_LIM, RECIPES  # noqa: E402
 from desk import Interrupted  # noqa: E402
 from scores import GENERATED, SCORES  # noqa: E402
+from train import Diverged  # noqa: E402
 
 FLATTEST = "flattest"  # diversity of the class that has the least: near 0 where one collapsed
+CLOCK = "trained_seconds.txt"  # in the folder of a run
 LONGEST_NAME = 100  # of a variant, as part of a folder's
 COLUMNS = ("variant", "seed", "minutes", "step", "clips", *SCORES, FLATTEST)
 
@@ -101,15 +103,25 @@ class Options:
     """auto, cuda, cpu."""
 
 
-def train_until(command: list[str], seconds: float) -> int:
-    """Train for so many seconds at most; returns the exit code."""
+def seconds_of(run_dir: Path) -> float:
+    """How long a run was trained."""
+    return float(path.read_text()) if (path := run_dir / CLOCK).exists() else 0.0
+
+
+def train_for(command: list[str], seconds: float, run_dir: Path) -> int:
+    """Train for so many seconds at most, and note how many it were; returns the exit code."""
+    start, before = time.perf_counter(), seconds_of(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         _, said = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate()
-    if process.returncode not in (0, Interrupted.exit_code):
+    finally:  # also where the comparison itself is stopped
+        took = min(time.perf_counter() - start, seconds)
+        (run_dir / CLOCK).write_text(f"{before + took:.3f}")
+    if process.returncode not in (0, Interrupted.exit_code, Diverged.exit_code):
         sys.exit(f"{' '.join(command)}:\n{said.decode(errors='replace')[-2000:]}")
     return process.returncode
 
@@ -149,10 +161,15 @@ def compare(variant: str, seed: int, options: Options, table: Path) -> None:
     known = {row["variant"] for row in rows}
     own = [r for r in rows if (r["variant"], r["seed"]) == (variant, str(seed))]
     done = {float(row["minutes"]) for row in own}
-    before = 0.0
     for minutes in sorted(options.minutes):
         if minutes not in done:
-            train_until(command, 60 * (minutes - before))
+            lacks = round(60 * minutes - seconds_of(run_dir), 3)
+            if lacks < 0:
+                print(f"{run_dir} was trained for longer than {minutes:g} min: not scored then.")
+                continue
+            if lacks and train_for(command, lacks, run_dir) == Diverged.exit_code:
+                print(f"{variant}, seed {seed}: diverged before {minutes:g} min.", flush=True)
+                return
             score = [sys.executable, "evaluate.py", str(run_dir)]
             subprocess.run(score, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
             card = json.loads((run_dir / "scores.json").read_text())
@@ -164,8 +181,6 @@ def compare(variant: str, seed: int, options: Options, table: Path) -> None:
                 if row != GENERATED and name not in known:
                     add(table, name, seed, minutes, card, figures)
                     known.add(name)
-        done.add(minutes)
-        before = minutes
 
 
 def real_row(row: str, variant: str) -> str:

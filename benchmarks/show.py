@@ -110,7 +110,9 @@ def table(found: Sequence[Curve]) -> str:
     lines = [["", "minutes", "seeds", *FIGURES], ["---"] * (3 + len(FIGURES))]
     for curve in found:
         cells = []
-        family = [c for c in found if c.recipe == curve.recipe]
+        family = [
+            c for c in found if c.recipe == curve.recipe and c.minutes[-1:] == curve.minutes[-1:]
+        ]
         for figure in FIGURES:
             mean, low, high = curve.at(figure, -1)
             spread = f" ({low:.3g} to {high:.3g})" if high > low else ""

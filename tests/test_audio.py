@@ -383,6 +383,15 @@ def test_rebuilt_when_a_file_or_a_constant_changes(small, sounds, decoded):
     assert decoded == []
 
 
+def test_what_a_killed_run_of_the_same_number_left_is_in_nobodys_way(small):
+    """In a container every start has the same process number."""
+    found = dataset.find_files(small.data_dir)
+    key = dataset._spectrogram_key(small, found.root)
+    (small.cache_dir / f"{key}.{os.getpid()}.tmp").mkdir(parents=True)
+    assert len(dataset.load_clips(small, found)) == 18
+    assert not list(small.cache_dir.glob("*.tmp"))
+
+
 @pytest.mark.parametrize("damage", ["cut", "garbled", "no meta"])
 def test_a_damaged_cache_is_rebuilt(small, decoded, damage):
     whole = np.array(dataset.load_clips(small, dataset.find_files(small.data_dir)).data)

@@ -151,7 +151,9 @@ def test_the_filters_pass_what_is_low_and_stop_what_is_high():
 
 def test_a_folder_plays(default, folder):
     cfg = replace(default, vocoder=str(folder))
+    before = torch.get_rng_state()
     vocoder, note = audio.load_vocoder(cfg, CPU)
+    assert torch.equal(torch.get_rng_state(), before)
     assert isinstance(vocoder, audio.BigVgan)
     assert note == ""
     mel = torch.randn(3, 1, 80, 50, generator=torch.Generator().manual_seed(0)) - 5

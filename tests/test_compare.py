@@ -58,8 +58,15 @@ def test_runs_of_variants_have_names_of_their_own():
 
 def test_minutes_that_are_done_are_not_done_again(small, tmp_path, monkeypatch):
     """Each variant is trained up to each minute once, and scored there."""
-    trained = []
-    monkeypatch.setattr(compare, "train_until", lambda command, s: trained.append(s))
+    trained, code = [], 75
+
+    def trains(command, seconds, run_dir):
+        trained.append(seconds)
+        run_dir.mkdir(exist_ok=True)
+        (run_dir / compare.CLOCK).write_text(str(compare.seconds_of(run_dir) + seconds))
+        return code
+
+    monkeypatch.setattr(compare, "train_for", trains)
 
     def scored(command, **_):
         folder = Path(command[2])
@@ -78,7 +85,22 @@ def test_minutes_that_are_done_are_not_done_again(small, tmp_path, monkeypatch):
     assert trained == [60, 120, 60]
     compare.compare("best:augment=0", 0, replace(options, minutes=(1,)), table)
     compare.compare("cgan", 0, replace(options, minutes=(1,)), table)
-    rows = compare.rows_of(table)
+    # One that was stopped half-way, one that is further than it should be, one that diverges.
+    (tmp_path / "wavegan-seed0").mkdir()
+    (tmp_path / "wavegan-seed0" / compare.CLOCK).write_text("90")
+    (tmp_path / "wavegan-seed1").mkdir()
+    (tmp_path / "wavegan-seed1" / compare.CLOCK).write_text("60.000")
+    before, code = len(compare.rows_of(table)), 3
+    compare.compare("wavegan", 0, replace(options, minutes=(1, 2, 3)), table)
+    assert trained[5:] == [30]
+    code = 75
+    compare.compare("wavegan", 1, replace(options, minutes=(1,)), table)
+    assert trained[6:] == []
+    rows, added = compare.rows_of(table)[:before], compare.rows_of(table)[before:]
+    assert [(r["variant"], r["seed"], float(r["minutes"])) for r in added] == [
+        ("wavegan", "1", 1),
+        (f"{show.REAL} (wavegan)", "1", 1),
+    ]
     assert [(r["variant"], float(r["minutes"]), r["flattest"]) for r in rows] == [
         ("best", 1, "0.7"),
         (f"{show.REAL} (best)", 1, ""),
@@ -88,6 +110,15 @@ def test_minutes_that_are_done_are_not_done_again(small, tmp_path, monkeypatch):
         ("cgan", 1, "0.7"),
         (f"{show.REAL} (cgan)", 1, ""),
     ]
+
+
+def test_what_was_trained_is_noted_however_it_ends(tmp_path):
+    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(SystemExit):  # ended by the signal itself, which train.py would catch
+        compare.train_for(sleeps, 1.5, tmp_path)
+    assert compare.seconds_of(tmp_path) == 1.5
+    assert compare.train_for([sys.executable, "-c", ""], 1000.0, tmp_path) == 0
+    assert 1.5 < compare.seconds_of(tmp_path) < 60
 
 
 def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
@@ -159,6 +190,14 @@ def test_variants_are_shown_at_equal_minutes(tmp_path, capsys, monkeypatch):
         ["| best", "10", "1", "-", "20"],
         ["| best:augment=0", "10", "1", "-", "30"],
     ]
+    # What has other minutes than its recipe is not compared with it, nor says how far seeds lie.
+    seeds = [("best", 20, 11), ("best", 20, 12), ("best:augment=0", 10, 30.5)]
+    rows += [dict(zip(("variant", "minutes", "frechet"), row)) | {"seed": 1} for row in seeds]
+    unequal = show.table(show.curves([dict.fromkeys(show.FIGURES, "") | row for row in rows]))
+    assert "**" not in unequal
+    later = [row | {"minutes": 20} for row in rows if row["variant"] != "best"]
+    equal = show.table(show.curves([dict.fromkeys(show.FIGURES, "") | r for r in rows + later]))
+    assert "**30.2 (30 to 30.5)**" in equal
     monkeypatch.setattr(sys, "argv", [*words, "15"])
     with pytest.raises(SystemExit, match="scored then"):
         show.main()

@@ -179,6 +179,24 @@ def test_a_stopped_run_is_the_same_run(options, monkeypatch):
     assert same(one, dict(whole.generator.state_dict()))
 
 
+def test_fewer_clips_than_before_are_trained_on(options, sounds, monkeypatch):
+    """Stopped after more steps of an epoch than an epoch has when the run is continued."""
+    full_step = vocoder.full_step
+
+    def stopping(run: vocoder.Run, x: torch.Tensor) -> torch.Tensor:
+        if run.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return full_step(run, x)
+
+    monkeypatch.setattr(vocoder, "full_step", stopping)
+    with pytest.raises(desk.Interrupted, match="after step 2"):
+        vocoder.train(options)
+    for path in [p for p in sounds.rglob("*.wav") if int(p.stem) > 1]:
+        path.unlink()
+    run = vocoder.train(options)  # six clips: one step an epoch
+    assert (run.step, run.epoch, run.step_in_epoch) == (6, 5, 0)
+
+
 def test_a_finished_run_says_so_and_is_extended(options, capsys):
     vocoder.train(replace(options, steps=2))
     assert vocoder.train(replace(options, steps=2)).step == 2

@@ -329,6 +329,37 @@ def test_the_yardstick_is_kept_and_scores_repeat_exactly(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_every_row_is_of_equally_many_sounds(
+    listener: tuple[Yardstick, Config], quick: None, tmp_path: Path
+) -> None:
+    """Also where more unseen clips than generated ones, or than training clips, are there."""
+    _, cfg = listener
+    for folder, count in (("data", 2), ("apart", 20)):
+        for name, waves in tones(count, len(folder)).items():
+            (tmp_path / folder / name).mkdir(parents=True)
+            for number, wave in enumerate(waves):
+                soundfile.write(tmp_path / folder / name / f"{number}.wav", wave, 8000)
+    cfg = replace(cfg, data_dir=str(tmp_path / "data"), holdout_dir=str(tmp_path / "apart"))
+    clips = dataset.load(cfg, dataset.find_clips(cfg))
+    split = dataset.split(cfg, clips, known=False)
+    vocoder, cpu = audio.GriffinLim(cfg, torch.device("cpu")), torch.device("cpu")
+    yard = scores.make_yardstick(cfg, clips, split, vocoder, cpu)
+    assert yard.counts == [12, 12, 12]
+    assert yard.at_a_time.tolist() == [12, 12, 12]
+    draws = yard._draws(yard.unseen, intended=True)
+    assert len(draws) == config.SCORE_DRAWS
+    assert all(np.bincount(yard.unseen.labels[rows]).tolist() == [12, 12, 12] for rows in draws)
+    assert [len(rows) for rows in yard._draws(yard.unseen, intended=False)] == [36] * len(draws)
+    card = yard.card(fresh(yard))
+    assert "of 36 sounds at a time" in card["notes"][0]
+    assert [row["clips"] for row in card["rows"].values()] == [36, 60, 60]
+    # Another file under the same name is another yardstick.
+    assert len(list(cfg.cache_dir.glob("yardstick-*"))) == 2
+    soundfile.write(tmp_path / "apart" / "low" / "0.wav", np.ones(4000) / 9, 8000)
+    scores.make_yardstick(cfg, clips, dataset.split(cfg, clips, False), vocoder, cpu)
+    assert len(list(cfg.cache_dir.glob("yardstick-*"))) == 3
+
+
 # ---- a run is scored ----------------------------------------------------------------------------
 
 
@@ -411,7 +442,9 @@ def test_a_signal_does_not_wait_for_the_end_of_a_scoring(
     assert (scored.run_dir / "log.csv").read_text().count("\n") == 3
 
 
-def test_evaluate_scores_a_finished_run(scored: Config, capsys: pytest.CaptureFixture) -> None:
+def test_evaluate_scores_a_finished_run(
+    scored: Config, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = replace(scored, score_every=0)
     train.train(cfg)
     assert evaluate.main([str(cfg.run_dir), "--device", "cpu"]) == 0
@@ -419,6 +452,11 @@ def test_evaluate_scores_a_finished_run(scored: Config, capsys: pytest.CaptureFi
     card = json.loads((cfg.run_dir / "scores.json").read_text())
     assert (card["epoch"], card["weights"]) == (4, "last")
     assert f"{card['rows'][GENERATED]['frechet']:.3g}" in said
+    (cfg.run_dir / "scores.json").unlink()
+    monkeypatch.chdir(cfg.run_dir)
+    assert evaluate.main([".", "--data-dir", cfg.data_dir, "--device", "cpu"]) == 0
+    assert (cfg.run_dir / "scores.json").exists()
+    assert not (cfg.run_dir / cfg.recipe).exists()
     assert evaluate.main([str(cfg.run_dir), "--weights", "best"]) == 2
     assert "holds no best.safetensors yet" in capsys.readouterr().err
     assert evaluate.main([str(cfg.run_dir), "--data-dir", str(cfg.run_dir)]) == 2

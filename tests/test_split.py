@@ -104,6 +104,21 @@ def test_more_files_change_nothing_for_a_known_run(default: Config, tmp_path: Pa
         assert {row["file"] for row in csv.DictReader(file)} == {f"dog/{name}" for name in out}
 
 
+def test_names_that_are_no_utf8_stay_held_out(default: Config, tmp_path: Path) -> None:
+    cfg = replace(default, output_dir=str(tmp_path), batch_size=4)
+    files = [f"dog/\udce9{n}-A.wav" for n in range(20)]
+    first = dataset.split(cfg, clips_of(files), known=False)
+    again = dataset.split(cfg, clips_of(files), known=True)
+    assert again.held_out == first.held_out
+    assert len(first.held_out) == 2
+
+
+def test_one_clip_is_too_little_to_score_against(default: Config, tmp_path: Path) -> None:
+    cfg = replace(default, output_dir=str(tmp_path), batch_size=4, holdout=0.01)
+    with pytest.raises(UserError, match=r"One clip is held out.*--holdout 0\.1"):
+        dataset.split(cfg, clips_of([f"dog/{n}.wav" for n in range(30)]), known=False)
+
+
 def test_without_a_record_a_known_run_has_trained_on_all(default: Config, tmp_path: Path) -> None:
     cfg = replace(default, output_dir=str(tmp_path), batch_size=4)
     split = dataset.split(cfg, clips_of([f"dog/{n}00-A.wav" for n in range(30)]), known=True)

@@ -242,6 +242,15 @@ def test_beginning_anew_keeps_nothing_of_the_run_before_but_its_samples(small, t
     assert (small.run_dir / "samples.old1" / "epoch_0002" / "low.wav").read_bytes() == old
 
 
+def test_a_users_copies_of_samples_are_left_alone(small):
+    train.train(replace(small, epochs=2))
+    for name in ("epoch_0002_old", "epoch_0002 2", "epoch_0003"):
+        (small.run_dir / "samples" / name).mkdir()
+    runs.forget_after(small.run_dir, 2, fresh=False)
+    left = {path.name for path in (small.run_dir / "samples").glob("epoch*")}
+    assert left == {"epoch_0002", "epoch_0002_old", "epoch_0002 2"}
+
+
 def test_other_files_are_said_and_heard(small, sounds, capsys):
     train.train(replace(small, epochs=1))
     real = (small.run_dir / "samples" / "real" / "low.wav").read_bytes()
@@ -452,6 +461,20 @@ def test_class_names_that_are_hard_to_draw(small, sounds, name):
     assert (small.run_dir / "samples" / "epoch_0001" / f"{name}.png").stat().st_size > 1000
 
 
+def test_a_numbered_gpu_is_the_current_one(default, monkeypatch):
+    """Graphs are captured on the current device, whatever device the tensors are on."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("allow_tf32", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    for name in ("cuda:1", "cuda", "cpu"):
+        assert str(runs.pick_device(replace(default, device=name))) == name
+    assert chosen == [torch.device("cuda:1")]
+    with pytest.raises(UserError, match="PyTorch sees 2 CUDA devices"):
+        runs.pick_device(replace(default, device="cuda:2"))
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 
@@ -498,6 +521,15 @@ def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):
     assert re.search(r"Memory: [\d.]+ GiB used at most, [\d.]+ GiB free", said)
     assert re.search(r"Disk: the run needs about \d+ MiB, [\d.]+ GiB are free", said)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_dry_run_standardises_where_nothing_is_decoded_yet(small, capsys, monkeypatch):
+    """It holds the first clips only, and among these are some to be held out."""
+    monkeypatch.setattr(config, "HOLD_OUT_FROM", 2)
+    train.dry_run(replace(small, standardise=True, holdout=0.25))
+    said = capsys.readouterr().out
+    assert "6 of 18 clips are held out" in said
+    assert "Nothing was written" in said
 
 
 def test_dry_run_of_a_started_run_counts_what_is_left(small, capsys):
