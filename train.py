@@ -690,6 +690,7 @@ def dry_run(cfg: Config) -> None:
         print(note or f"Vocoder {vocoder.name}: loaded and tried.")
         epoch, step = run.epoch, run.step
         split = dataset.split(cfg, clips, known=state is not None, keep=False)
+        print(split.said)
         if epoch >= cfg.epochs:
             print(f"{cfg.run_dir} is finished after epoch {epoch}. {_what_next(run)}")
             return

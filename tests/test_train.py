@@ -247,8 +247,8 @@ def test_a_users_copies_of_samples_are_left_alone(small):
     for name in ("epoch_0002_old", "epoch_0002 2", "epoch_0003"):
         (small.run_dir / "samples" / name).mkdir()
     runs.forget_after(small.run_dir, 2, fresh=False)
-    left = {path.name for path in (small.run_dir / "samples").glob("epoch*")}
-    assert left == {"epoch_0002", "epoch_0002_old", "epoch_0002 2"}
+    left = {path.name for path in (small.run_dir / "samples").glob("epoch_*")}
+    assert left == {"epoch_0001", "epoch_0002", "epoch_0002_old", "epoch_0002 2"}
 
 
 def test_other_files_are_said_and_heard(small, sounds, capsys):
