@@ -330,6 +330,8 @@ class HifiGan(Vocoder):
 
         super().__init__(cfg, device)
         self.name = cfg.vocoder
+        if device.type == "cuda" and device.index is None:  # SpeechBrain asks for a number
+            device = torch.device("cuda", torch.cuda.current_device())
         self.model = HIFIGAN.from_hparams(
             source=cfg.vocoder,
             savedir=None,  # no links or copies beside the cache

@@ -92,6 +92,8 @@ class Steps:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # CUDA's: an operation that cannot be captured
+                while error.__context__:  # the end of a broken capture fails, too
+                    error = error.__context__
                 self.failed = str(error).partition("\n")[0]
                 print(
                     f"No CUDA graph of a step ({self.failed}): steps go on operation by operation, "
@@ -99,9 +101,10 @@ class Steps:
                     flush=True,
                 )
                 self.replays.clear()
-                self.work(*self.batch)
-                return
-        self.replays[kind]()
+        if self.failed:
+            self.work(*self.batch)
+        else:
+            self.replays[kind]()
 
 
 class Graphs:

@@ -14,6 +14,7 @@ convolution are a convolution and a weight gradient again. Shapes: N clips, C ch
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -235,9 +236,16 @@ def fuse() -> None:
     Where there is none, PyTorch warns, and the formula is computed pass by pass as before.
     """
     global norm_second_gradients
-    torch._dynamo.config.suppress_errors = True
-    if not hasattr(norm_second_gradients, "_torchdynamo_orig_callable"):
-        norm_second_gradients = torch.compile(norm_second_gradients, dynamic=False)
+    if hasattr(norm_second_gradients, "__wrapped__"):
+        return
+    compiled = torch.compile(norm_second_gradients, dynamic=False)
+
+    @functools.wraps(norm_second_gradients)
+    def fused(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        torch._dynamo.config.suppress_errors = True  # a thread's own: CUDA's backward is another
+        return compiled(*tensors)
+
+    norm_second_gradients = fused
 
 
 # ---- modules ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import math
 import sys
 import tempfile
 import time
+import warnings
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
@@ -219,9 +220,22 @@ class Run:
 def build_optimiser(cfg: Config, network: nn.Module, rate: float) -> torch.optim.Optimizer:
     weights = list(network.parameters())
     captured = weights[0].is_cuda  # counts its steps on the device, as a graph must
+    warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
     if cfg.optimiser == "rmsprop":
         return torch.optim.RMSprop(weights, lr=rate, alpha=cfg.betas[1], capturable=captured)
     return torch.optim.Adam(weights, lr=rate, betas=cfg.betas, fused=True, capturable=captured)
+
+
+def lay_out(optimiser: torch.optim.Optimizer) -> None:
+    """Give what was loaded the order in memory of the weights it belongs to.
+
+    Kernels lie otherwise on another device (`models.place`), and fused steps go by places: they
+    refuse moments in another order, or take those of other weights.
+    """
+    for weight, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if value.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(value)
 
 
 def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
@@ -382,6 +396,8 @@ def restore(run: Run, state: dict) -> None:
             group["capturable"] = run.device.type == "cuda"
         if state[name]:  # a scaler that does nothing has no state
             getattr(run, name).load_state_dict(state[name])
+    for optimiser in (run.generator_optimiser, run.critic_optimiser):
+        lay_out(optimiser)
     if run.average:
         run.average.load_state_dict(state["average"])
     for name in COUNTERS:
@@ -515,7 +531,13 @@ def stepper(run: Run) -> graph.Plain | graph.Steps:
         layers.fuse()
 
     def work(x: Tensor, labels: Tensor) -> None:
-        run.sums += ranks.mean(full_step(run, x, labels))
+        try:
+            run.sums += ranks.mean(full_step(run, x, labels))
+        except RuntimeError:  # of a capture, perhaps: what is done half stands in no step's way
+            run.critic.requires_grad_(True)
+            if run.scaler.is_enabled():
+                run.scaler._per_optimizer_states.clear()
+            raise
 
     return graph.steps(work, run.cfg, run.device)
 
@@ -667,7 +689,8 @@ def time_of_step(run: Run, x: Tensor, labels: Tensor) -> float:
     cycle = math.lcm(cfg.critic_steps if cfg.fresh_batches else 1, cfg.zero_every)
     for run.step in range(cycle):
         kinds.setdefault(kind_of_step(run), []).append(run.step)
-    seconds(cycle - 1)  # pays for warming up
+    for steps in kinds.values():
+        seconds(steps[0])  # pays for warming up
     return sum(len(steps) * seconds(steps[0]) for steps in kinds.values()) / cycle
 
 

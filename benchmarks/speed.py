@@ -282,6 +282,7 @@ def measure(cfg: Config, clips: dataset.Clips, options: Options, most: Ceiling) 
         work = (kind, cfg, classes, real, labels, theirs)
         workers.append(start.Process(target=stepper, args=work, daemon=True))
         workers[-1].start()
+        theirs.close()  # so that the end of the worker is the end of the pipe
 
     def ask(kind: str, what: str):
         pipes[kind].send(what)

@@ -46,7 +46,7 @@ def test_replayed_steps_are_the_plain_steps(name, sounds, tmp_path, monkeypatch)
     plain, plain_noise = trained(replace(cfg, graph=False))
     assert not captured
     replayed, noise = trained(replace(cfg, output_dir=str(tmp_path / "replayed")))
-    assert len(captured) == (2 if cfg.fresh_batches else 1)
+    assert len(captured) == (2 if cfg.fresh_batches or cfg.zero_weight else 1)
     assert torch.equal(noise, plain_noise)  # as many numbers were drawn
     runs.seed_everything(cfg.seed)
     start = train.Run.start(cfg, plain.classes, CUDA)

@@ -57,7 +57,9 @@ def trained(cfg):
     return weights(run.generator), weights(run.critic), rows
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("sn-wgan-gp", 1), ("frequency-quest", 2)])
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("sn-wgan-gp", 1), ("frequency-quest", 2), ("best", 2)]
+)
 def test_replayed_training_is_the_same_training(name, kinds, sounds, tmp_path, replaying):
     cfg = shrunk(config.RECIPES[name], sounds, tmp_path / "plain")
     cfg = replace(cfg, critic_steps=2, epochs=5)
@@ -89,6 +91,37 @@ def test_where_nothing_can_be_captured_steps_go_on(small, replaying, tmp_path, c
     said = capsys.readouterr().out
     assert "(operation not permitted when stream is capturing)" in said
     assert "--no-graph" in said
+
+
+def test_a_capture_that_fails_half_way_leaves_nothing_behind(
+    small, replaying, tmp_path, capsys, monkeypatch
+):
+    """In the generator's step, where the critic is frozen; and the end of the capture fails too."""
+    plain = trained(small)
+    recorder = replaying()
+
+    def broken(work):
+        recorder.captured += 1
+        with pytest.MonkeyPatch.context() as patch:  # as with CUDA, nothing is computed
+            patch.setattr(train, "critic_step", lambda *_: torch.zeros(4))
+            patch.setattr(train, "generator_step", half)
+            noise = torch.get_rng_state()
+            try:
+                work()
+            except RuntimeError as error:
+                torch.set_rng_state(noise)
+                raise RuntimeError("operation failed due to a previous error") from error
+
+    def half(run, *_):
+        run.critic.requires_grad_(False)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graph, "Graphs", lambda: broken)
+    other = trained(replace(small, output_dir=str(tmp_path / "other")))
+    assert recorder.captured == 1
+    assert "(operation not permitted when stream is capturing)" in capsys.readouterr().out
+    for a, b in zip(plain, other):
+        assert a == b if isinstance(a, list) else torch.equal(a, b)
 
 
 def test_a_graph_finds_each_batch_where_the_first_one_was(monkeypatch):

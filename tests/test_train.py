@@ -461,6 +461,35 @@ def test_class_names_that_are_hard_to_draw(small, sounds, name):
     assert (small.run_dir / "samples" / "epoch_0001" / f"{name}.png").stat().st_size > 1000
 
 
+def test_moments_lie_like_the_weights_they_belong_to(small):
+    """A checkpoint of another device holds them in another order."""
+    run = train.train(replace(small, epochs=2))
+    state = runs.load_checkpoint(small.run_dir)
+    for name in ("generator_optimiser", "critic_optimiser"):
+        for moments in state[name]["state"].values():
+            for key in ("exp_avg", "exp_avg_sq"):
+                moments[key] = moments[key].contiguous()
+    again = train.Run.start(small, run.classes, run.device)
+    train.restore(again, state)
+    kernels = 0
+    for ours, theirs in (
+        (again.generator_optimiser, run.generator_optimiser),
+        (again.critic_optimiser, run.critic_optimiser),
+    ):
+        for (weight, moments), was in zip(ours.state.items(), theirs.state.values()):
+            for key in ("exp_avg", "exp_avg_sq"):
+                assert torch.equal(moments[key], was[key])
+                assert moments[key].stride() == weight.stride()
+                kernels += not weight.is_contiguous()
+    assert kernels > 4
+    x, labels = torch.randn(4, *small.shape), torch.tensor([0, 1, 2, 0])
+    runs.seed_everything(0)
+    expected = train.full_step(run, x, labels)
+    runs.seed_everything(0)
+    assert torch.equal(train.full_step(again, x, labels), expected)
+    assert torch.equal(weights(again.critic), weights(run.critic))
+
+
 def test_a_numbered_gpu_is_the_current_one(default, monkeypatch):
     """Graphs are captured on the current device, whatever device the tensors are on."""
     chosen = []
