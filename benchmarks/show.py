@@ -159,9 +159,7 @@ def draw_curves(path: Path, found: Sequence[Curve]) -> None:
 
 def draw_parts(path: Path, found: Sequence[Curve]) -> None:
     """A row of panels each recipe with changed constants; grey: from its worst to its best seed."""
-    blocks = [
-        [own, *(c for c in found if c.recipe == own.name and c is not own)] for own in found
-    ]
+    blocks = [[own, *(c for c in found if c.recipe == own.name and c is not own)] for own in found]
     blocks = [block for block in blocks if len(block) > 1]
     if not blocks:
         return
