@@ -24,6 +24,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import matplotlib.image
 import numpy as np
@@ -157,16 +158,11 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with open(run_dir / ".lock", "w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"Another process is training in {run_dir}: wait for it, stop it, or start a "
-                    "run beside it with --run-name NAME."
-                ) from error
-            except OSError:
-                pass
+        if not _takes(file):
+            raise UserError(
+                f"Another process is training in {run_dir}: wait for it, stop it, or start a run "
+                "beside it with --run-name NAME."
+            )
         for stale in (*run_dir.glob("*.tmp"), *run_dir.glob("checkpoints/*.tmp")):  # of a kill
             stale.unlink(missing_ok=True)
         yield
@@ -178,14 +174,23 @@ def in_turn(path: Path, waiting: str) -> Iterator[None]:
     locks (see `locked`), nothing is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
-        if fcntl is not None:
+        if not _takes(file):
+            print(waiting, flush=True)
             with suppress(OSError):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    print(waiting, flush=True)
-                    fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _takes(file: IO[str]) -> bool:
+    """Lock a file unless another process has it; true also where there are no locks."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+    return True
 
 
 # ---- config.json --------------------------------------------------------------------------------

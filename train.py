@@ -226,18 +226,6 @@ def build_optimiser(cfg: Config, network: nn.Module, rate: float) -> torch.optim
     return torch.optim.Adam(weights, lr=rate, betas=cfg.betas, fused=True, capturable=captured)
 
 
-def lay_out(optimiser: torch.optim.Optimizer) -> None:
-    """Give what was loaded the order in memory of the weights it belongs to.
-
-    Kernels lie otherwise on another device (`models.place`), and fused steps go by places: they
-    refuse moments in another order, or take those of other weights.
-    """
-    for weight, moments in optimiser.state.items():
-        for name, value in moments.items():
-            if value.shape == weight.shape:
-                moments[name] = torch.empty_like(weight).copy_(value)
-
-
 def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     """One critic update on `real (B, 1, *S)`; returns the first four METRICS, detached."""
     cfg, critic, z = run.cfg, run.critic, run.latents(len(real))
@@ -404,6 +392,18 @@ def restore(run: Run, state: dict) -> None:
         setattr(run, name, state[name])
     run.sums.copy_(state["sums"])
     runs.set_random_state(state["random"], run.device)
+
+
+def lay_out(optimiser: torch.optim.Optimizer) -> None:
+    """Give what was loaded the order in memory of the weights it belongs to.
+
+    Kernels lie otherwise on another device (`models.place`), and fused steps go by places: they
+    refuse moments in another order, or take those of other weights.
+    """
+    for weight, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if value.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(value)
 
 
 # ---- train --------------------------------------------------------------------------------------

@@ -110,9 +110,8 @@ def table(found: Sequence[Curve]) -> str:
     lines = [["", "minutes", "seeds", *FIGURES], ["---"] * (3 + len(FIGURES))]
     for curve in found:
         cells = []
-        family = [
-            c for c in found if c.recipe == curve.recipe and c.minutes[-1:] == curve.minutes[-1:]
-        ]
+        then = [c for c in found if c.minutes[-1] == curve.minutes[-1]]
+        family = [c for c in then if c.recipe == curve.recipe]
         for figure in FIGURES:
             mean, low, high = curve.at(figure, -1)
             spread = f" ({low:.3g} to {high:.3g})" if high > low else ""
