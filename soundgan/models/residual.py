@@ -1,8 +1,7 @@
-"""Networks of the second kind: residual rungs, a style code, a critic that knows classes.
+"""Residual generator with a style code, and projection critic: the networks of `best`.
 
-Where `models.py` has the published ladders, one convolution a rung, here a rung is a residual block
-with two, and the class comes in as a style (generator) and as a projection (critic). Both networks
-work on squares of P by P values of a spectrogram at once, the patches of the largest map: at full
+Where `convolutional.py` has one convolution a stage, here a stage is a residual block with two, and
+the class comes in as a style (generator) and as a projection (critic). Both networks work on squares of P by P values of a spectrogram at once, the patches of the largest map: at full
 size a convolution costs the most and sees the least. Shapes as there: B clips, K classes, C
 channels, M mel bands, T frames, W the length of the style code; `t` is the width of the smallest
 map.
@@ -11,6 +10,7 @@ map.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,17 +18,83 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, embedding, interpolate, leaky_relu, pixel_shuffle
 
-import layers
-from config import Config
-from layers import SLOPE
+from soundgan import settings
+from soundgan.models import layers
+from soundgan.models.layers import SLOPE
+from soundgan.settings import Config, Need
 
 HALF = math.sqrt(0.5)  # keeps the variance where two paths are added
 
 
-def smallest_map(cfg: Config, channels: tuple[int, ...]) -> tuple[int, int]:
-    """Its height and width, where the largest map has one place a patch."""
-    shrunk = cfg.patch * 2 ** (len(channels) - 1)
-    return cfg.n_mels // shrunk, cfg.frames // shrunk
+# ---- constants ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualGenerator(settings.Generator):
+    """Residual blocks whose norms follow a style code (StyleGAN)."""
+
+    channels: tuple[int, ...]
+    """Channels of the feature maps, from the smallest up."""
+    norm_groups: int = 8
+    """Groups of every GroupNorm."""
+    patch: int
+    """Side of the square of the spectrogram that is one place of the largest map."""
+    style_dim: int
+    """Length of the style code that scales and shifts the norms."""
+    output_range: tuple[float, float]
+    """Range that the output is clamped to."""
+
+    def build(self, cfg: Config, num_classes: int) -> nn.Module:
+        return Generator(cfg, num_classes)
+
+    def check(self, cfg: Config, need: Need) -> None:
+        super().check(cfg, need)
+        _check_blocks(self, cfg, need)
+        need(self.norm_groups >= 1, "norm_groups", "must be at least 1")
+        grouped = all(c % self.norm_groups == 0 for c in self.channels)
+        need(grouped, "channels", f"must be multiples of norm_groups ({self.norm_groups})")
+        need(self.style_dim >= 1, "style_dim", "must be at least 1")
+        rising = self.output_range[0] < self.output_range[1]
+        need(rising, "output_range", "must be two rising numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionCritic(settings.Critic):
+    """Residual blocks, and labels projected onto the features (Miyato & Koyama 2018)."""
+
+    channels: tuple[int, ...]
+    """Channels of the feature maps, from the largest down."""
+    patch: int
+    """Side of the square of the spectrogram that is one place of the largest map."""
+    features: int
+    """Length of the feature vector, onto which labels are projected."""
+
+    def build(self, cfg: Config, num_classes: int) -> nn.Module:
+        return Critic(cfg, num_classes)
+
+    def check(self, cfg: Config, need: Need) -> None:
+        super().check(cfg, need)
+        _check_blocks(self, cfg, need)
+        need(self.features >= 1, "features", "must be at least 1")
+
+
+def _check_blocks(part: ResidualGenerator | ProjectionCritic, cfg: Config, need: Need) -> None:
+    need(not cfg.sound.raw, "channels", "residual blocks are for spectrograms (sound)")
+    channels, sound = part.channels, cfg.sound
+    need(part.patch >= 2 and part.patch % 2 == 0, "patch", "must be even")
+    need(
+        len(channels) >= 2 and min(channels) >= 1, "channels", "needs two positive numbers or more"
+    )
+    scale = part.patch * 2 ** (len(channels) - 1)
+    fits = sound.n_mels % scale == 0 and sound.frames % scale == 0
+    said = f"n_mels ({sound.n_mels}) and frames ({sound.frames}) to be multiples of {scale}"
+    need(fits, "channels", f"{len(channels)} maps on patches of {part.patch} need {said}")
+
+
+def smallest_map(cfg: Config, patch: int, maps: int) -> tuple[int, int]:
+    """Its height and width, where the largest of so many maps has one place a patch."""
+    shrunk = patch * 2 ** (maps - 1)
+    return cfg.sound.n_mels // shrunk, cfg.sound.frames // shrunk
 
 
 # ---- generator ----------------------------------------------------------------------------------
@@ -56,15 +122,15 @@ class Styled(nn.Module):
 
 
 class Up(nn.Module):
-    """A rung of the generator: a map twice as large each way.
+    """A block of the generator: a map twice as large each way.
 
     The residual path is interpolated; four values of a kernel of four by four make each new one.
     """
 
-    def __init__(self, c_in: int, c_out: int, cfg: Config) -> None:
+    def __init__(self, c_in: int, c_out: int, own: ResidualGenerator) -> None:
         super().__init__()
-        self.first = Styled(c_in, cfg.style_dim, cfg.norm_groups)
-        self.second = Styled(c_out, cfg.style_dim, cfg.norm_groups)
+        self.first = Styled(c_in, own.style_dim, own.norm_groups)
+        self.second = Styled(c_out, own.style_dim, own.norm_groups)
         self.wide = nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)
         self.fine = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.past = nn.Conv2d(c_in, c_out, 1, bias=False)
@@ -87,18 +153,19 @@ class Up(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents and labels -> clips, as `models.Generator`.
+    """Latents and labels -> clips, as `convolutional.Generator`.
 
     `generator(z, labels)`: `z (B, latent_dim)`, integer `labels (B,)` -> `(B, 1, M, T)`. A mapping
     network makes the style of z and an embedding of the label; a linear map of both is where the
-    rungs begin. The channels of the largest map become its patches (Shi et al. 2016).
+    blocks begin. The channels of the largest map become its patches (Shi et al. 2016).
     """
 
     def __init__(self, cfg: Config, num_classes: int) -> None:
         super().__init__()
-        channels, width, self.patch = cfg.generator_channels, cfg.style_dim, cfg.patch
-        self.base = (channels[0], *smallest_map(cfg, channels))
-        self.output_range = cfg.output_range
+        own, channels = cfg.generator, cfg.generator.channels
+        width, self.patch = own.style_dim, own.patch
+        self.base = (channels[0], *smallest_map(cfg, own.patch, len(channels)))
+        self.output_range = own.output_range
         self.embedding = nn.Embedding(num_classes if cfg.conditional else 1, cfg.latent_dim)
         self.mapping = nn.Sequential(
             nn.Linear(2 * cfg.latent_dim, width),
@@ -107,10 +174,10 @@ class Generator(nn.Module):
             nn.LeakyReLU(SLOPE),
         )
         self.start = nn.Linear(2 * cfg.latent_dim, torch.Size(self.base).numel())
-        self.rungs = nn.ModuleList(Up(a, b, cfg) for a, b in pairwise(channels))
-        self.last = Styled(channels[-1], width, cfg.norm_groups)
-        self.paint = nn.Conv2d(channels[-1], self.patch**2, 3, padding=1)
-        self.standard = layers.Standard(cfg.n_mels)
+        self.blocks = nn.ModuleList(Up(a, b, own) for a, b in pairwise(channels))
+        self.last = Styled(channels[-1], width, own.norm_groups)
+        self.to_patches = nn.Conv2d(channels[-1], self.patch**2, 3, padding=1)
+        self.standardise = layers.Standardise(cfg.sound.n_mels)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         return self.unfold(self.fold(z, labels))
@@ -127,10 +194,10 @@ class Generator(nn.Module):
     def unfold(self, x: Tensor) -> Tensor:
         """Smallest maps and styles `(B, C + W, m, t)`, of any length -> clips `(B, 1, M, T)`."""
         x, style = x[:, : self.base[0]], x[:, self.base[0] :, :1]
-        for rung in self.rungs:
-            x = rung(x, style)
-        x = self.paint(leaky_relu(self.last(x, style), SLOPE))
-        return self.standard.back(pixel_shuffle(x, self.patch)).clamp(*self.output_range)
+        for block in self.blocks:
+            x = block(x, style)
+        x = self.to_patches(leaky_relu(self.last(x, style), SLOPE))
+        return self.standardise.inverse(pixel_shuffle(x, self.patch)).clamp(*self.output_range)
 
 
 # ---- critic -------------------------------------------------------------------------------------
@@ -139,7 +206,7 @@ class Generator(nn.Module):
 
 
 class Down(nn.Module):
-    """A rung of the critic: a map half as large each way."""
+    """A block of the critic: a map half as large each way."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -153,16 +220,16 @@ class Down(nn.Module):
         return (h + self.past(avg_pool2d(x, 2))) * HALF
 
 
-class Opinion(NamedTuple):
-    """What a critic thinks of clips."""
+class CriticOutput(NamedTuple):
+    """What a critic says of clips."""
 
     scores: Tensor  # (B,), higher for what looks real
-    classes: Tensor | None = None  # logits (B, K); None where no loss asks for them
+    class_logits: Tensor | None = None  # (B, K); None where no loss asks for them
     latents: Tensor | None = None  # (B, latent_dim), what generated clips may have been made of
 
 
 class Critic(nn.Module):
-    """Clips and labels -> scores `(B,)`: `critic(x, labels)`, and `judge` for the whole Opinion.
+    """Clips and labels -> scores `(B,)`: `critic(x, labels)`, and `outputs` for all of it.
 
     The score is a linear map of the features plus their projection onto the label's embedding
     (Miyato & Koyama 2018, equation 3). The features keep the mel axis and forget where in time:
@@ -171,11 +238,12 @@ class Critic(nn.Module):
 
     def __init__(self, cfg: Config, num_classes: int) -> None:
         super().__init__()
-        channels, width = cfg.critic_channels, cfg.critic_features
-        bands, patch = smallest_map(cfg, channels)[0], cfg.patch
+        own, channels = cfg.critic, cfg.critic.channels
+        width, patch = own.features, own.patch
+        bands = smallest_map(cfg, patch, len(channels))[0]
         self.classes = num_classes if cfg.conditional else 0
-        self.standard = layers.Standard(cfg.n_mels)
-        self.rungs = nn.Sequential(
+        self.standardise = layers.Standardise(cfg.sound.n_mels)
+        self.blocks = nn.Sequential(
             layers.Conv2d(1, channels[0], 2 * patch, patch, patch // 2),
             *(Down(a, b) for a, b in pairwise(channels)),
             layers.LeakyReLU(SLOPE),
@@ -185,20 +253,21 @@ class Critic(nn.Module):
         self.features = nn.Linear(2 * channels[-1] * bands, width)
         self.activation = layers.LeakyReLU(SLOPE)
         self.score = nn.Linear(width, 1, bias=False)
-        self.recall = nn.Linear(width, cfg.latent_dim) if cfg.recall_weight else None
+        self.reconstruct = nn.Linear(width, cfg.latent_dim) if cfg.objective.latent_weight else None
         if self.classes:
             self.embedding = nn.Parameter(torch.randn(self.classes, width) / math.sqrt(width))
-        self.classify = nn.Linear(width, self.classes) if cfg.aux_weight else None
+        self.classify = nn.Linear(width, self.classes) if cfg.objective.class_weight else None
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return self.judge(x, labels).scores
+        return self.outputs(x, labels).scores
 
-    def judge(self, x: Tensor, labels: Tensor) -> Opinion:
-        maps = self.rungs(self.standard(x))  # (B, C, m, t)
+    def outputs(self, x: Tensor, labels: Tensor) -> CriticOutput:
+        maps = self.blocks(self.standardise(x))  # (B, C, m, t)
         maps = torch.cat([maps.mean(3), maps.amax(3)], dim=1)  # (B, 2 C, m)
         h = self.activation(self.features(maps.flatten(1)))  # (B, width)
         scores = self.score(h).flatten()
         if self.classes:
             scores = scores + (h * embedding(labels, self.embedding)).sum(1) / math.sqrt(h.shape[1])
         classes = self.classify(h) if self.classify else None
-        return Opinion(scores, classes, self.recall(h) if self.recall else None)
+        latents = self.reconstruct(h) if self.reconstruct else None
+        return CriticOutput(scores, classes, latents)

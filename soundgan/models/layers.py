@@ -285,7 +285,7 @@ class LeakyReLU(nn.LeakyReLU):
         return super().forward(x) if _plainly(x) else Leak.apply(x, self.negative_slope)
 
 
-class Standard(nn.Module):
+class Standardise(nn.Module):
     """Spectrograms `(B, 1, M, T)` in units of each band's deviation from its mean, and back.
 
     Of clips nobody has measured yet these are 0 and 1: nothing changes.
@@ -299,5 +299,5 @@ class Standard(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.deviation
 
-    def back(self, x: Tensor) -> Tensor:
+    def inverse(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.mean, x, self.deviation)

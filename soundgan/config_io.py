@@ -1,0 +1,131 @@
+"""A configuration changed, compared, written down and read again.
+
+Constants have full names here, those of the command line: `epochs`, `sound.frames`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from soundgan.errors import UserError
+from soundgan.settings import (
+    Config,
+    Critic,
+    Generator,
+    Objective,
+    Optimiser,
+    Part,
+    Sound,
+    kinds_of,
+    names_of,
+    nearest,
+    parts_of,
+)
+
+RUN = (  # constants that belong to the run: all others belong to the recipe
+    *("data_dir", "output_dir", "run_name", "sample_every", "score_every", "score_clips"),
+    *("checkpoint_every", "holdout", "holdout_dir", "seed", "device", "deterministic", "tf32"),
+    *("graph", "compile", "background", "decode_threads", "tensorboard", "dry_run"),
+)
+FREE = ("epochs", "vocoder", "generator.latent_spread")  # of a recipe, what may change
+MUST_MATCH = ("seed", "holdout", "holdout_dir")  # of a run, what may not
+KIND = "kind"  # in a part that was written down, the name of its class
+
+
+def change(cfg: Config, changes: Mapping[str, object]) -> Config:
+    """`cfg` with other values, by their full names: `change(cfg, {"sound.frames": 64})`.
+
+    A part as a whole can be changed by its name, too. Raises UserError for an unknown name.
+    """
+    own: dict[str, Any] = {name: v for name, v in changes.items() if "." not in name}
+    for name in own:
+        if name not in names_of(Config):
+            raise UserError(f"There is no constant {name!r}: {nearest(name, names_of(Config))}")
+    cfg = dataclasses.replace(cfg, **own)
+    inner: dict[str, dict[str, object]] = {}
+    for name, value in changes.items():
+        part, dot, field = name.partition(".")
+        if dot:
+            inner.setdefault(part, {})[field] = value
+    for part in inner:
+        if part not in parts_of(cfg):
+            raise UserError(f"There is no part {part!r}: {nearest(part, list(parts_of(cfg)))}")
+    return dataclasses.replace(
+        cfg, **{n: dataclasses.replace(getattr(cfg, n), **v) for n, v in inner.items()}
+    )
+
+
+def flat(cfg: Config) -> dict[str, object]:
+    """Every constant by its full name, such as `epochs` and `sound.frames`; a part's class too."""
+    values: dict[str, object] = {}
+    for name, value in to_dict(cfg).items():
+        if isinstance(value, dict):
+            values |= {f"{name}.{field}": own for field, own in value.items()}
+        else:
+            values[name] = value
+    return values
+
+
+def must_match(a: Config, b: Config) -> list[str]:
+    """Full names of the constants that make two configurations different trainings.
+
+    Those are the recipe's except those in FREE; the seed, which a continued run would silently
+    ignore; and what is held out, which it must never have seen.
+    """
+    one, other = flat(a), flat(b)
+    free = (*FREE, *(name for name in RUN if name not in MUST_MATCH))
+    names = [name for name in (*one, *(n for n in other if n not in one)) if name not in free]
+    return [name for name in names if one.get(name) != other.get(name)]
+
+
+def to_dict(cfg: Config) -> dict:
+    """The constants as JSON and `torch.load(weights_only=True)` know them, a part as a dict."""
+    values = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
+    return {k: _written(v) for k, v in values.items()}
+
+
+def _written(value: object) -> object:
+    if isinstance(value, Part):
+        own = {f.name: _written(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {KIND: type(value).__name__} | own
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_dict(values: Mapping, where: str) -> Config:
+    """The inverse of `to_dict`; raises UserError naming `where` when the names do not fit."""
+    if "representation" in values:
+        raise UserError(
+            f"{where} was written before version 0.1.0 of this program, whose networks and "
+            "constants had other names: use it with that version, or train anew with --run-name "
+            "NAME."
+        )
+    try:
+        cfg = Config(**{n: _read(v, BASES.get(n)) for n, v in values.items()})
+    except (TypeError, AttributeError, KeyError, ValueError, UserError) as error:
+        raise UserError(
+            f"{where} is damaged, or of another version of this program ({error})."
+        ) from error
+    try:
+        cfg.check()
+    except (TypeError, AttributeError) as error:  # "64" for 64
+        raise UserError(f"{where} is damaged: a constant has the wrong type ({error}).") from error
+    return cfg
+
+
+BASES = {
+    "sound": Sound,
+    "generator": Generator,
+    "critic": Critic,
+    "objective": Objective,
+    "optimiser": Optimiser,
+}
+
+
+def _read(value: object, base: type | None) -> object:
+    if base is not None:
+        kinds = {kind.__name__: kind for kind in kinds_of(base)}
+        own = {k: _read(v, None) for k, v in dict(value).items() if k != KIND}
+        return kinds[value[KIND]](**own)
+    return tuple(value) if isinstance(value, list) else value

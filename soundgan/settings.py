@@ -1,0 +1,512 @@
+"""What a run can be told: the dataclasses behind `config.py`, and their checks.
+
+A run has constants of its own (where, how often, on what) and a recipe made of five parts: sound,
+generator, critic, objective, optimiser. Each part is a class with only the constants that mean
+something to it. The bases stand here; networks and objectives stand beside the code that they
+describe, in `soundgan/models/` and `soundgan/training/objectives.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import tyro
+
+from soundgan.errors import UserError
+
+GRIFFIN_LIM = "griffin-lim"  # the vocoder that needs nothing but torchaudio
+LIBROSA = "librosa"  # librosa's mel inversion: slow, and what the authors of lofi-wgan used
+NO_VOCODER = "none"  # for raw audio
+
+Need = Callable[[bool, str, str], None]  # (whether it holds, name of the constant, why)
+
+
+# ---- parts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a recipe. A constant of another part is refused by the name of that part."""
+
+    def __new__(cls, **values: object) -> Part:
+        for name in values:
+            if name not in names_of(cls):
+                raise UserError(f"{cls.__name__} has no constant {name!r}: {owners(name, cls)}")
+        return super().__new__(cls)
+
+    def check(self, cfg: Config, need: Need) -> None:
+        """Say through `need` which constant cannot work, beside the rest of `cfg`."""
+
+
+def names_of(part: type) -> list[str]:
+    """Names of a part's constants."""
+    return [f.name for f in dataclasses.fields(part)]
+
+
+def kinds_of(base: type) -> list[type]:
+    """Every class of a part below `base`."""
+    return [kind for own in base.__subclasses__() for kind in (own, *kinds_of(own))]
+
+
+def owners(name: str, asked: type) -> str:
+    """Where the constant `name` belongs, as the end of a sentence."""
+    kinds = [kind for kind in kinds_of(Part) if kind is not asked and not kinds_of(kind)]
+    if own := [kind.__name__ for kind in kinds if name in names_of(kind)]:
+        return f"it belongs to {' and '.join(own)}."
+    return nearest(name, names_of(asked))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """'did you mean ...' for a misspelt name, or the whole list where nothing is near."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    folded = [k for k in known if k.casefold() == name.casefold()]
+    if close := folded or close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(known)}."
+
+
+def _at_least(part: object, need: Need, least: float, names: Iterable[str]) -> None:
+    for name in names:
+        need(getattr(part, name) >= least, name, f"must be at least {least}")
+
+
+def _positive(part: object, need: Need, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(part, name)
+        need(math.isfinite(value) and value > 0, name, "must be a positive number")
+
+
+def not_negative(part: object, need: Need, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(part, name)
+        need(math.isfinite(value) and value >= 0, name, "must be zero or a positive number")
+
+
+# ---- sound --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound(Part):
+    """What a clip is: `Spectrogram` or `Waveform`."""
+
+    raw: ClassVar[bool]  # whether the networks see samples
+
+    sample_rate: int
+    """Samples a second (Hz) that every clip is resampled to."""
+    cut: Literal["first", "consecutive"] = "first"
+    """first: the beginning of each file; consecutive: all of it, in clips one after the other."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one clip as the networks see it: (1, M, T), or (1, L) for raw audio."""
+        raise NotImplementedError
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of a clip before the transform."""
+        raise NotImplementedError
+
+    @property
+    def wav_samples(self) -> int:
+        """Samples of a written WAV."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrogram(Sound):
+    """Mel spectrograms `(1, M, T)`."""
+
+    raw: ClassVar[bool] = False
+
+    n_fft: int
+    """Length of the Fourier transform and of its Hann window, in samples."""
+    hop: int
+    """Samples between two frames."""
+    frames: int
+    """Frames T; a clip is cut or zero-padded to (T - 1) * hop samples, a WAV has T * hop."""
+    n_mels: int
+    """Mel bands M of the spectrogram."""
+    f_min: float = 0.0
+    """Lower edge of the lowest mel band (Hz)."""
+    f_max: float
+    """Upper edge of the highest mel band (Hz)."""
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    """Formula of the mel scale."""
+    mel_norm: Literal["slaney", "none"] = "slaney"
+    """slaney: each band's filter has unit area; none: unit height."""
+    power: float = 1.0
+    """Exponent of the STFT's magnitude: 1 magnitude, 2 power."""
+    compression: Literal["ln", "log1p", "db"]
+    """ln: log(clamp(mel, c)); log1p: log1p(c mel); db: decibels below the clip's own maximum, floor
+    at c dB, scaled to [-1, 1]. c is the next constant."""
+    compression_constant: float
+    """The c of the compression: a floor, a factor, or a range in dB."""
+    standardise: bool = False
+    """Whether the networks work in units of each band's deviation from its mean, over the training
+    clips."""
+    jitter: float = 0.0
+    """How much level and spectral tilt of the training clips change from step to step, which the
+    generator learns too: new sounds keep off the known ones; 0: none, 1: as in `best`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1, self.n_mels, self.frames)
+
+    @property
+    def clip_samples(self) -> int:
+        """What T centred frames span."""
+        return (self.frames - 1) * self.hop
+
+    @property
+    def wav_samples(self) -> int:
+        """Every frame becomes one hop."""
+        return self.frames * self.hop
+
+    @property
+    def quietest(self) -> float:
+        """What silence is in a clip's own unit: the lowest value of a real spectrogram."""
+        if self.compression == "ln":
+            return math.log(self.compression_constant)
+        return 0.0 if self.compression == "log1p" else -1.0
+
+    @property
+    def loudest(self) -> float:
+        """More than any sound of full scale can be in a clip's own unit; exp of a young generator's
+        output would leave the range of floats."""
+        most = float(self.n_fft) ** (self.power + 1)
+        if self.compression == "ln":
+            return math.log(most)
+        return math.log1p(self.compression_constant * most) if self.compression == "log1p" else 1.0
+
+    def check(self, cfg: Config, need: Need) -> None:
+        _at_least(self, need, 1, ("sample_rate", "n_fft", "hop", "n_mels", "frames"))
+        _positive(self, need, ("compression_constant", "power"))
+        need(self.hop <= self.n_fft, "hop", f"must not exceed n_fft ({self.n_fft})")
+        need(0 <= self.f_min < self.f_max, "f_min", f"must lie between 0 and f_max ({self.f_max})")
+        need(self.f_max <= self.sample_rate / 2, "f_max", "must not exceed half the sample rate")
+        long_enough = self.clip_samples > self.n_fft // 2
+        need(long_enough, "frames", "too short for one Fourier window: raise it, or lower n_fft")
+        not_negative(self, need, ["jitter"])
+        natural = self.compression == "ln" or self.jitter == 0
+        need(natural, "jitter", "is for natural logarithms (compression ln): 0 otherwise")
+        need(cfg.vocoder != NO_VOCODER, "vocoder", "spectrograms need a vocoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waveform(Sound):
+    """Raw audio `(1, L)`, full scale 1."""
+
+    raw: ClassVar[bool] = True
+    standardise: ClassVar[bool] = False  # those two are for spectrograms
+    jitter: ClassVar[float] = 0.0
+
+    samples: int
+    """Samples L of a clip; a file is cut or zero-padded to it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1, self.samples)
+
+    @property
+    def clip_samples(self) -> int:
+        return self.samples
+
+    @property
+    def wav_samples(self) -> int:
+        return self.samples
+
+    def check(self, cfg: Config, need: Need) -> None:
+        _at_least(self, need, 1, ("sample_rate", "samples"))
+        needless = cfg.vocoder == NO_VOCODER
+        need(needless, "vocoder", f"raw audio needs no vocoder ({NO_VOCODER})")
+
+
+# ---- networks and objective: what all kinds of them share ---------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(Part):
+    """Latents and labels -> clips. Its kinds stand in `soundgan/models/`."""
+
+    latent: Literal["normal", "uniform"] = "normal"
+    """Distribution of the latent z: N(0, 1) or U(-1, 1)."""
+    latent_dim: int
+    """Length of the latent vector z."""
+    latent_spread: float = 1.0
+    """How far samples, scores and generate.py draw latents, as a multiple of training's: under 1
+    more typical sounds (truncation, Brock et al. 2019), over 1 more different ones."""
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether what it does with one clip depends on the batch around it."""
+        return getattr(self, "norm", "") == "batch"
+
+    def build(self, cfg: Config, num_classes: int) -> torch.nn.Module:
+        """The network, initialised, on the CPU."""
+        raise NotImplementedError
+
+    def check(self, cfg: Config, need: Need) -> None:
+        _at_least(self, need, 1, ["latent_dim"])
+        need(0 < self.latent_spread <= 10, "latent_spread", "must be over 0 and at most 10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Critic(Part):
+    """Clips and labels -> scores. Its kinds stand in `soundgan/models/`."""
+
+    augment: float = 0.0
+    """Chance of each random change of what the critic sees, real and generated; 0: none."""
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether its score of one clip depends on the batch around it."""
+        return getattr(self, "norm", "") == "batch"
+
+    def build(self, cfg: Config, num_classes: int) -> torch.nn.Module:
+        """The network, initialised, on the CPU."""
+        raise NotImplementedError
+
+    def check(self, cfg: Config, need: Need) -> None:
+        need(0 <= self.augment <= 1, "augment", "must be a chance from 0 to 1")
+        need(not cfg.sound.raw or self.augment == 0, "augment", "is for spectrograms: 0 otherwise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Part):
+    """What both networks minimise. Its kinds, and the losses, stand in
+    `soundgan/training/objectives.py`."""
+
+    l1_weight: float = 0.0
+    """Weight of L1(generated, real clip of the same class) in the generator's loss."""
+    r1_r2_weight: float = 0.0
+    """Weight of the zero-centred gradient penalties on real (R1) and generated clips (R2); 0: none.
+    """
+    r1_r2_every: int = 1
+    """Critic updates from one of these penalties to the next (each weighs as many)."""
+    class_weight: float = 0.0
+    """Weight of the auxiliary classifier, in both networks' losses (projection critic); 0: none."""
+    latent_weight: float = 0.0
+    """Weight of latent reconstruction, likewise: sounds of a class stay different."""
+
+    def check(self, cfg: Config, need: Need) -> None:
+        not_negative(self, need, [name for name in names_of(type(self)) if name.endswith("weight")])
+        _at_least(self, need, 1, ["r1_r2_every"])
+        alone = self.r1_r2_weight == 0 or not cfg.critic.batch_norm
+        need(alone, "r1_r2_weight", "needs a critic that judges each clip by itself (critic.norm)")
+        labels = self.class_weight == 0 or cfg.conditional
+        need(labels, "class_weight", "needs labels (--conditional)")
+
+
+# ---- optimiser ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser(Part):
+    """How losses become updates: `Adam` or `RMSprop`."""
+
+    generator_lr: float
+    """Learning rate of the generator."""
+    critic_lr: float
+    """Learning rate of the critic (another one: two time scales, Heusel et al. 2017)."""
+    critic_steps: int = 1
+    """Critic updates a generator update."""
+    fresh_batches: bool = False
+    """Whether each of these critic updates takes a new real batch."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward passes, the gradient penalty excepted; fp16 is for CUDA only."""
+    ema_half_life: float = 0.0
+    """Generator updates after which half of the averaged weights (EMA) is new: those are what
+    samples, scores and generate.py use; 0: no averaging."""
+
+    def build(self, weights: list[torch.Tensor], rate: float) -> torch.optim.Optimizer:
+        """The optimiser of one network; on CUDA its steps can be captured as a graph."""
+        raise NotImplementedError
+
+    def check(self, cfg: Config, need: Need) -> None:
+        _at_least(self, need, 1, ["critic_steps"])
+        _positive(self, need, ("generator_lr", "critic_lr"))
+        half = self.ema_half_life
+        need(half >= 0, "ema_half_life", "must be 0 (none) or a number of updates")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimiser):
+    """Adam (Kingma & Ba 2015)."""
+
+    betas: tuple[float, float]
+    """Decay rates of the two moments."""
+
+    def build(self, weights: list[torch.Tensor], rate: float) -> torch.optim.Optimizer:
+        captured = weights[0].is_cuda  # counts its steps on the device, as a graph must
+        return torch.optim.Adam(weights, lr=rate, betas=self.betas, fused=True, capturable=captured)
+
+    def check(self, cfg: Config, need: Need) -> None:
+        super().check(cfg, need)
+        need(all(0 <= b < 1 for b in self.betas), "betas", "must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Optimiser):
+    """RMSprop (Tieleman & Hinton 2012)."""
+
+    alpha: float = 0.99
+    """Decay rate of the squared gradients."""
+
+    def build(self, weights: list[torch.Tensor], rate: float) -> torch.optim.Optimizer:
+        captured = weights[0].is_cuda
+        return torch.optim.RMSprop(weights, lr=rate, alpha=self.alpha, capturable=captured)
+
+    def check(self, cfg: Config, need: Need) -> None:
+        super().check(cfg, need)
+        need(0 <= self.alpha < 1, "alpha", "must lie in [0, 1)")
+
+
+# ---- a run --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Constants of one run: its own, and those of its recipe."""
+
+    # The run: may change whenever it is continued, but for MUST_MATCH.
+    data_dir: str
+    """Folder of your sounds: DATA_DIR/<class>/** or DATA_DIR/train/<class>/**."""
+    output_dir: str
+    """Folder that holds the runs, and the cache of decoded sounds."""
+    run_name: str
+    """Folder of this run below OUTPUT_DIR; empty: the recipe's name."""
+    sample_every: int
+    """Epochs between two sets of pictures and WAVs (one more is made after epoch 1)."""
+    score_every: int
+    """Epochs between two scorings (one more is made after the last epoch); 0: never."""
+    score_clips: int
+    """Sounds a class that are generated for a scoring."""
+    checkpoint_every: int
+    """Epochs between two checkpoints: what a power cut can cost. They are ten seconds apart at
+    least, and a minute while something is made in the background."""
+    holdout: float
+    """Share of each class (of 20 clips or more) to score against and not train on; 0: none."""
+    holdout_dir: str
+    """Folder of class folders to score against; then all of DATA_DIR is trained on."""
+    seed: int
+    """Decides initial weights, order of clips, latents and the sounds that are drawn every time."""
+    device: str
+    """auto (CUDA where there is one), cuda, cuda:1, cpu."""
+    deterministic: bool
+    """On CUDA: two runs with one seed are identical, and slower (the CPU always is identical)."""
+    tf32: bool
+    """On CUDA: let matrix units round float32 factors to TF32 (10-bit mantissa)."""
+    graph: bool
+    """On CUDA: capture a step once and replay it as one graph of operations (the same numbers)."""
+    compile: bool
+    """Fuse the formula of GroupNorm's second derivatives (torch.compile; needs a C compiler, takes
+    half a minute once): meant for long runs on CUDA, slower on a CPU."""
+    background: Literal["auto", "on", "off"]
+    """Make samples, scores and pages in a second process while training goes on; auto: with CUDA
+    only (on a CPU both would fight for the same cores). The files are the same."""
+    decode_threads: int
+    """Threads that decode files the first time; 0: one a processor core."""
+    tensorboard: bool
+    """Also write TensorBoard events (scalars, pictures, sounds) into RUN/tensorboard."""
+    dry_run: bool = False
+    """Check data, vocoder, memory and one step, say what a run would do and take, write nothing."""
+
+    # The recipe: what a checkpoint must agree on, but for FREE.
+    recipe: Annotated[str, tyro.conf.Suppress]
+    """Name of the recipe these numbers belong to."""
+    epochs: int
+    """Epochs of the whole run; raise it to extend a finished one."""
+    batch_size: int
+    """Clips a step, of all ranks together; the last short batch of an epoch is dropped."""
+    balance: bool = False
+    """Whether an epoch has equally many clips of every class, those of small ones several times."""
+    conditional: bool = True
+    """Whether class labels reach both networks; without, class folders are only folders."""
+    vocoder: str
+    """Hub name or folder of a SpeechBrain HiFi-GAN (train_vocoder.py trains one); folder of a
+    BigVGAN v2; griffin-lim; librosa; none (raw audio)."""
+    sound: Sound
+    """What a clip is: a mel spectrogram, or raw audio."""
+    generator: Generator
+    """Network that makes clips."""
+    critic: Critic
+    """Network that scores clips (a GAN's discriminator)."""
+    objective: Objective
+    """What the two networks minimise."""
+    optimiser: Optimiser
+    """How losses become updates."""
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.output_dir) / (self.run_name or self.recipe)
+
+    @property
+    def cache_dir(self) -> Path:
+        return Path(self.output_dir) / ".cache"
+
+    def is_sampled(self, epoch: int) -> bool:
+        """Whether a set of samples belongs to an epoch: first, last, every `sample_every`."""
+        return epoch in (1, self.epochs) or (epoch > 0 and epoch % self.sample_every == 0)
+
+    def is_scored(self, epoch: int) -> bool:
+        """Whether scores belong to an epoch: the last and every `score_every` (0: none does)."""
+        every = self.score_every
+        return every > 0 and epoch > 0 and (epoch == self.epochs or epoch % every == 0)
+
+    @property
+    def latent_dim(self) -> int:
+        return self.generator.latent_dim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one clip as the networks see it: (1, M, T), or (1, L) for raw audio."""
+        return self.sound.shape
+
+    @property
+    def clip_seconds(self) -> float:
+        return self.sound.clip_samples / self.sound.sample_rate
+
+    def check(self) -> None:
+        """Raise UserError naming the first constant whose value cannot work, and why."""
+        _check_run(self, _need(self))
+        for name, part in parts_of(self).items():
+            part.check(self, _need(part, name))
+
+
+def _need(part: object, where: str = "") -> Need:
+    """What a check calls; it raises UserError where a constant does not hold."""
+
+    def need(ok: bool, name: str, why: str) -> None:
+        if ok:
+            return
+        own = hasattr(part, name)
+        full = f"{where}.{name}" if where and own else name
+        value = f" = {getattr(part, name)!r}" if own else ""
+        flag = "--" + full.replace("_", "-")
+        raise UserError(f"{full}{value}: {why} ({flag}, or config.py).")
+
+    return need
+
+
+def _check_run(cfg: Config, need: Need) -> None:
+    _at_least(cfg, need, 1, ("epochs", "batch_size", "sample_every", "checkpoint_every"))
+    need(0 <= cfg.seed < 2**63, "seed", "must be a whole number from 0 to 2**63 - 1")
+    need(0 <= cfg.holdout <= 0.5, "holdout", "must be a share from 0 (none) to 0.5")
+    need(cfg.score_every >= 0, "score_every", "must be 0 (never) or more")
+    need(cfg.score_clips >= 2, "score_clips", "must be at least 2")
+    need(cfg.decode_threads >= 0, "decode_threads", "must be 0 or more")
+    plain = Path(cfg.run_name).name == cfg.run_name and not cfg.run_name.startswith(".")
+    need(plain, "run_name", "must be a plain folder name that starts with no dot")
+
+
+def parts_of(cfg: Config) -> dict[str, Part]:
+    """The five parts of a recipe by the name of their field."""
+    fields = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
+    return {name: value for name, value in fields.items() if isinstance(value, Part)}

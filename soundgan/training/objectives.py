@@ -1,0 +1,176 @@
+"""What the two networks minimise: one class an objective, with its constants, losses and papers.
+
+Critics give clips scores: one number a clip, or one a patch of it, whose mean is the clip's score.
+An objective turns the scores of real and generated clips into the critic's and the generator's
+loss, adds its penalty, and holds the critic's weights to what it needs. Shapes: B clips `(1, *S)`;
+scores are `(B,)` or `(B, P)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss, softplus
+
+from soundgan import settings
+from soundgan.models.layers import inputs_only
+from soundgan.models.residual import CriticOutput
+from soundgan.settings import Config, Need
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(settings.Objective):
+    """The terms that every objective can have."""
+
+    relative: ClassVar[bool] = False  # whether the generator's loss compares with real clips
+
+    def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Loss of the critic from its scores of real and generated clips, a scalar."""
+        raise NotImplementedError
+
+    def generator_loss(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        """Loss of the generator from the scores of its clips; `real` only where `relative`."""
+        raise NotImplementedError
+
+    def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        """What is added to the critic's loss at each of its updates, a scalar; here 0."""
+        return torch.zeros((), device=real.device)
+
+    def constrain(self, critic: nn.Module) -> None:
+        """What is done to the critic's weights after each of its updates; here nothing."""
+
+    def r1_r2_due(self, step: int) -> bool:
+        """Whether the critic updates of a step have the zero-centred penalty (lazily, as Karras et
+        al. 2020, StyleGAN2, section 3.1)."""
+        return self.r1_r2_weight > 0 and step % self.r1_r2_every == 0
+
+    def r1_r2(self, scores: Tensor, x: Tensor) -> Tensor:
+        """The zero-centred penalty at the clips x that have been given the scores, a scalar."""
+        return zero_centred_penalty(scores, x, self.r1_r2_weight * self.r1_r2_every)
+
+    def auxiliary_loss(self, output: CriticOutput, labels: Tensor, z: Tensor) -> Tensor | float:
+        """What both networks lose where the critic cannot tell class and latent, a scalar.
+
+        `class_weight` times the cross-entropy of the first B clips' classes (Odena, Olah & Shlens
+        2017, equation 3), for the critic real ones; and `latent_weight` times the squared error of
+        the latents of the last B clips, which are generated: what cannot be told apart is no
+        variety (Chen et al. 2016, InfoGAN, equation 6, of normal latents).
+        """
+        loss, count = 0.0, len(z)
+        if self.class_weight:
+            logits = output.class_logits[:count].float()
+            loss = self.class_weight * cross_entropy(logits, labels)
+        if self.latent_weight:
+            loss = loss + self.latent_weight * mse_loss(output.latents[-count:].float(), z)
+        return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wasserstein(Objective):
+    """The difference of mean scores (Arjovsky, Chintala & Bottou 2017, equation 2)."""
+
+    def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        return fake.mean() - real.mean()
+
+    def generator_loss(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        return -fake.mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WassersteinGP(Wasserstein):
+    """WGAN-GP: the critic's gradient is pulled to norm 1 (Gulrajani et al. 2017, equation 3)."""
+
+    gp_weight: float
+    """Weight of the gradient penalty."""
+
+    def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        return gradient_penalty(critic, real, fake, labels, self.gp_weight)
+
+    def check(self, cfg: Config, need: Need) -> None:
+        super().check(cfg, need)
+        need(self.gp_weight > 0, "gp_weight", "must be a positive number")
+        alone = not cfg.critic.batch_norm
+        need(alone, "gp_weight", "needs a critic that judges each clip by itself (critic.norm)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WassersteinClip(Wasserstein):
+    """WGAN: the critic's weights are clipped (Arjovsky, Chintala & Bottou 2017, algorithm 1)."""
+
+    weight_clip: float
+    """Largest absolute value of the critic's weights."""
+
+    @torch.no_grad()
+    def constrain(self, critic: nn.Module) -> None:
+        for weight in critic.parameters():
+            weight.clamp_(-self.weight_clip, self.weight_clip)
+
+    def check(self, cfg: Config, need: Need) -> None:
+        super().check(cfg, need)
+        need(self.weight_clip > 0, "weight_clip", "must be a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy(Objective):
+    """The first GAN: `-E[log s(real)] - E[log(1 - s(fake))]` with s the sigmoid, and for the
+    generator `-E[log s(fake)]`, which does not saturate (Goodfellow et al. 2014, equation 1 and
+    section 3)."""
+
+    def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        return softplus(-real).mean() + softplus(fake).mean()
+
+    def generator_loss(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        return softplus(-fake).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relativistic(Objective):
+    """Pairs of a real and a generated clip with the same label: `-E[log s(real - fake)]` for the
+    critic, `-E[log s(fake - real)]` for the generator (Jolicoeur-Martineau 2018, equation 4; Huang
+    et al. 2024, R3GAN, equation 2)."""
+
+    relative: ClassVar[bool] = True
+
+    def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        return softplus(fake - real).mean()
+
+    def generator_loss(self, fake: Tensor, real: Tensor | None) -> Tensor:
+        return softplus(real - fake).mean()
+
+
+# ---- gradient penalties -------------------------------------------------------------------------
+
+
+def gradient_penalty(
+    critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, weight: float
+) -> Tensor:
+    """`weight * E[(|grad_x critic(x)| - 1)^2]` at points x between real and fake, a scalar.
+
+    Each x lies at a uniformly drawn place on the line between a real and a generated clip; the norm
+    is taken over the whole clip (Gulrajani et al. 2017, "Improved Training of Wasserstein GANs",
+    equation 3).
+    """
+    shape = (len(real), *[1] * (real.dim() - 1))
+    place = torch.rand(shape, dtype=real.dtype, device=real.device)  # (B, 1, ...)
+    x = torch.lerp(fake, real, place).requires_grad_()  # (B, 1, *S)
+    return weight * (score_gradient(critic(x, labels), x).norm(dim=1) - 1).square().mean()
+
+
+def zero_centred_penalty(scores: Tensor, x: Tensor, weight: float) -> Tensor:
+    """`weight * E[|grad_x score|^2]` at the clips x that have been given the scores, a scalar.
+
+    Of real clips it is R1, of generated ones R2 (Mescheder, Geiger & Nowozin 2018, equations 9 and
+    10, with weight gamma / 2); of both in equal parts, half the weighted sum of the two.
+    """
+    return weight * score_gradient(scores, x).square().sum(1).mean()
+
+
+def score_gradient(scores: Tensor, x: Tensor) -> Tensor:
+    """Gradient of each clip's score with respect to the clip, `(B, all of *S)`, differentiable."""
+    score = scores.view(len(x), -1).mean(1)  # (B,)
+    with inputs_only():
+        (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    return gradient.flatten(1)
