@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ import soundfile
 import torch
 
 import config
-from config import Config
+from soundgan import config_io
+from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and nohup a closed
 # terminal; training respects that, and some tests send these.
@@ -52,42 +52,50 @@ def small(default: Config, sounds: Path, tmp_path: Path) -> Config:
 
 def shrunk(cfg: Config, data: Path, outputs: Path) -> Config:
     """A recipe with all its parts and tiny numbers, playable without a download."""
-    wave = cfg.representation == "wave"
-    plays = cfg.vocoder in (config.LIBROSA, config.NO_VOCODER)
-    return replace(
-        cfg,
-        data_dir=str(data),
-        output_dir=str(outputs),
-        device="cpu",
-        vocoder=cfg.vocoder if plays else config.GRIFFIN_LIM,
-        sample_rate=8000,
-        n_fft=256,
-        hop=64,
-        n_mels=16,
-        f_max=4000.0,
-        frames=32,
-        latent_dim=8,
-        generator_channels=(16, 8),
-        critic_channels=(8, 16),
-        critic_dropout=cfg.critic_dropout[:2],
-        norm_groups=4,
-        batch_size=4,
-        epochs=4,
-        sample_every=2,
-        score_every=0,
-        generator_lr=1e-3,
-        critic_lr=1e-3 if not wave else 1e-4,
-    )
+    raw = cfg.sound.raw
+    sound = {"samples": 32 * 64} if raw else SPECTROGRAM
+    changes = {
+        "data_dir": str(data),
+        "output_dir": str(outputs),
+        "device": "cpu",
+        "vocoder": cfg.vocoder if cfg.vocoder in (LIBROSA, NO_VOCODER) else GRIFFIN_LIM,
+        "batch_size": 4,
+        "epochs": 4,
+        "sample_every": 2,
+        "score_every": 0,
+        "sound.sample_rate": 8000,
+        **{f"sound.{name}": value for name, value in sound.items()},
+        "generator.latent_dim": 8,
+        "generator.channels": (16, 8),
+        "critic.channels": (8, 16),
+        "optimiser.generator_lr": 1e-3,
+        "optimiser.critic_lr": 1e-4 if raw else 1e-3,
+    }
+    for name in ("generator.norm_groups", "critic.norm_groups"):
+        if name in config_io.flat(cfg):
+            changes[name] = 4
+    if "critic.dropout" in config_io.flat(cfg):
+        changes["critic.dropout"] = cfg.critic.dropout[:2]
+    return config_io.change(cfg, changes)
+
+
+SPECTROGRAM = {"n_fft": 256, "hop": 64, "n_mels": 16, "f_max": 4000.0, "frames": 32}
 
 
 def flags(cfg: Config) -> list[str]:
     """What follows `train.py` on a command line to get these constants from the default recipe."""
-    usual = config.to_dict(config.RECIPES[cfg.recipe])
+    usual = config_io.flat(config.RECIPES[cfg.recipe])
     words = []
-    for name, value in config.to_dict(cfg).items():
-        if value != usual[name]:
-            values = value if isinstance(value, list) else [value]
-            words += ["--" + name.replace("_", "-"), *map(str, values)]
+    for name, value in config_io.flat(cfg).items():
+        if value == usual[name]:
+            continue
+        part, dot, field = name.rpartition(".")
+        if isinstance(value, bool):
+            field = field if value else f"no_{field}"
+            words.append(f"--{part}{dot}{field}".replace("_", "-"))
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
     return words
 
 

@@ -1,0 +1,55 @@
+"""Checkpoints of a run: `checkpoints/last.pt`, and the one before it for the case of damage."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import torch
+
+from soundgan.errors import UserError
+from soundgan.files import write_bytes
+
+
+def save_checkpoint(run_dir: Path, state: dict) -> None:
+    """Write `checkpoints/last.pt`; what was last becomes `previous.pt`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(run_dir / "checkpoints" / "last.pt", buffer.getbuffer(), keep_as="previous.pt")
+
+
+def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
+    """The newest whole checkpoint of a run, or None where there is none.
+
+    A damaged one is said and the one before it is taken; with `put_aside` the damaged one is then
+    renamed (left as last.pt, the next save would push it over the good one). Raises UserError, and
+    renames nothing, when there are checkpoints but none is whole; OSError when one cannot be read.
+    """
+    folder = run_dir / "checkpoints"
+    damaged: list[Path] = []
+    for path in (folder / "last.pt", folder / "previous.pt"):
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load looks at no checksum
+                if archive.testzip() is not None:
+                    raise ValueError("a checksum differs")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file fails in whatever way it likes
+            print(f"{path} is damaged ({type(error).__name__}: {error}).")
+            damaged.append(path)
+            continue
+        for broken in damaged if put_aside else ():
+            os.replace(broken, broken.with_name(f"damaged-{broken.name}"))
+        return state
+    if damaged:
+        raise UserError(
+            f"No whole checkpoint in {folder}: copy one back from a backup, or delete {folder} to "
+            "train this run from the beginning."
+        )
+    return None
