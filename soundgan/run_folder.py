@@ -9,33 +9,38 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from soundgan import config_io
+from soundgan import config_io, files
 from soundgan.errors import UserError
-from soundgan.files import write_bytes
 from soundgan.settings import Config
 
 PACKAGES = ("torchaudio", "speechbrain", "librosa", "soundfile", "soxr", "numpy")
 
 
 def write_config(cfg: Config, classes: Sequence[str], **facts: object) -> None:
-    """Write `config.json`: recipe, classes, every constant, versions, git revision, and `facts`."""
+    """Write `config.json`: recipe, classes, every constant, versions, git revision, and `facts`.
+
+    Raises OSError where it cannot be written.
+    """
     content = {
         "recipe": cfg.recipe,
         "classes": list(classes),
         "config": config_io.to_dict(cfg),
     }
     text = json.dumps(content | program() | facts, indent=2)
-    write_bytes(cfg.run_dir / "config.json", text.encode())
+    files.write_bytes(cfg.run_dir / "config.json", text.encode())
 
 
 def program() -> dict:
     """What ran: versions of Python and packages, git revision."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {"versions": versions, "git_revision": git_revision()}
 
 

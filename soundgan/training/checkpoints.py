@@ -9,21 +9,27 @@ from pathlib import Path
 
 import torch
 
+from soundgan import files
 from soundgan.errors import UserError
-from soundgan.files import write_bytes
 
 
 def save_checkpoint(run_dir: Path, state: dict) -> None:
-    """Write `checkpoints/last.pt`; what was last becomes `previous.pt`."""
+    """Write `checkpoints/last.pt`; what was last becomes `previous.pt`.
+
+    `state`: tensors and plain values, which `torch.load(weights_only=True)` knows. Raises OSError
+    where it cannot be written; the checkpoints that there are stay whole.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_bytes(run_dir / "checkpoints" / "last.pt", buffer.getbuffer(), keep_as="previous.pt")
+    files.write_bytes(
+        run_dir / "checkpoints" / "last.pt", buffer.getbuffer(), keep_as="previous.pt"
+    )
 
 
 def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
     """The newest whole checkpoint of a run, or None where there is none.
 
-    A damaged one is said and the one before it is taken; with `put_aside` the damaged one is then
+    A damaged one is reported and the one before it is taken; with `put_aside` the damaged one is then
     renamed (left as last.pt, the next save would push it over the good one). Raises UserError, and
     renames nothing, when there are checkpoints but none is whole; OSError when one cannot be read.
     """

@@ -22,7 +22,10 @@ except ImportError:  # Windows
 
 
 def pick_device(cfg: Config) -> torch.device:
-    """The device that `cfg.device` names, with its precision and determinism set."""
+    """The device that `cfg.device` names, with its precision and determinism set.
+
+    Raises UserError where there is no such device.
+    """
     name = cfg.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from soundgan.files import write_csv
+from soundgan import files
 from soundgan.training.tensorboard import Events
 
 
@@ -32,6 +32,7 @@ class Log:
         self.write()
 
     def add(self, values: Mapping[str, float]) -> None:
+        """Add a row: `values` of all columns, rounded to what the file holds."""
         self.rows.append({name: _number(_text(values[name])) for name in self.columns})
         self._written = False
         if self.events:
@@ -42,7 +43,7 @@ class Log:
         if self._written:
             return
         rows = [[_text(row[name]) for name in self.columns] for row in self.rows]
-        write_csv(self.path, [self.columns, *rows])
+        files.write_csv(self.path, [self.columns, *rows])
         self._written = True
 
 

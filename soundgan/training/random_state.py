@@ -9,6 +9,7 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -26,6 +27,7 @@ def random_state(device: torch.device) -> dict:
 
 
 def set_random_state(state: dict, device: torch.device) -> None:
+    """Go on where `random_state` was; that of CUDA is left alone where `state` has none."""
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)

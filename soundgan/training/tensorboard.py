@@ -30,6 +30,7 @@ class Events:
         self.writer = SummaryWriter(folder, purge_step=epoch + 1)
 
     def scalars(self, group: str, row: Mapping[str, float]) -> None:
+        """The finite values of a log's row, as `<group>/<column>` at its epoch."""
         for name, value in row.items():
             if name != "epoch" and math.isfinite(value):
                 self.writer.add_scalar(f"{group}/{name}", value, row["epoch"])

@@ -18,8 +18,8 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-import ranks
-from config import Config
+from soundgan.settings import Adam, Config
+from soundgan.training import distributed
 
 WARM_UPS = 3  # plain steps of a kind before it is captured
 
@@ -32,10 +32,11 @@ def why_plain(cfg: Config, device: torch.device) -> str:
         return f"{device.type} has no graphs"
     if not cfg.graph:
         return "graph = False"
-    if ranks.world() > 1:
+    if distributed.world() > 1:
         return "gradients are exchanged between the ranks in the middle of a step"
-    if cfg.precision == "fp16" and cfg.optimiser != "adam":
-        return f"fp16 asks the host after each gradient whether {cfg.optimiser} may use it"
+    if cfg.optimiser.precision == "fp16" and not isinstance(cfg.optimiser, Adam):
+        name = type(cfg.optimiser).__name__
+        return f"fp16 asks the host after each gradient whether {name} may use it"
     return ""
 
 

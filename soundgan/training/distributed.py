@@ -29,8 +29,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import config
-from config import Config, UserError
+from soundgan.errors import UserError
+from soundgan.settings import Config
+
+PATIENCE = 4 * 3600  # s that ranks wait for rank 0, which decodes or scores meanwhile
+LINGER = 3.0  # s for the rank that knows the reason to end first: torchrun reports that one
 
 T = TypeVar("T")
 
@@ -59,6 +62,7 @@ def world() -> int:
 
 
 def several() -> bool:
+    """Whether this process is one of a group, if only of one."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -67,15 +71,15 @@ def group() -> Iterator[None]:
     """Within it this process is one of those that torchrun (or WORLD_SIZE, RANK, ...) started.
 
     What ranks other than 0 print is not shown, and what they raise says which rank it is: it can
-    only be a trouble of theirs alone. Raises Lost where the others cannot be reached.
+    only be an error of theirs alone. Raises Lost where the others cannot be reached.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield
         return
-    # One group with two ways: tensors of the CPU (what ranks tell each other) go over gloo, those
+    # One group with two ways: tensors of the CPU (messages between ranks) go over gloo, those
     # of a GPU (gradients) over NCCL. So nobody ever waits for rank 0's files on a GPU.
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
-    patience = timedelta(seconds=config.RANKS_PATIENCE)
+    patience = timedelta(seconds=PATIENCE)
     with _everyone_there():
         dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=patience)
     with ExitStack() as stack:
@@ -108,7 +112,7 @@ def _everyone_there() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # gloo and NCCL have no kind of error of their own
-        time.sleep(config.RANKS_LINGER)
+        time.sleep(LINGER)
         if several() and rank():
             raise Ended(Lost.exit_code) from error
         # Without gloo's file name in front and its advice behind.
@@ -131,7 +135,7 @@ def checked(cfg: Config) -> Config:
             f"batch_size = {cfg.batch_size} does not divide among {world()} ranks: it is the batch "
             f"of all of them together (--batch-size {least}, or another --nproc-per-node)."
         )
-    if cfg.batch_size == world() and "batch" in (cfg.generator_norm, cfg.critic_norm):
+    if cfg.batch_size == world() and (cfg.generator.batch_norm or cfg.critic.batch_norm):
         raise UserError(
             f"batch_size = {cfg.batch_size} leaves each of {world()} ranks one clip, of which "
             f"BatchNorm has no statistics (--batch-size {2 * world()})."
@@ -161,7 +165,7 @@ def check_kind(device: torch.device) -> None:
 
 
 # ---- rank 0 does it -----------------------------------------------------------------------------
-# While rank 0 works, the others wait to be told how it went: what it raises ends all of them.
+# While rank 0 works, the others wait for its outcome: what it raises ends all of them.
 
 GOES_ON = -1  # in place of an exit code
 
@@ -206,21 +210,21 @@ def _first(work: Callable[..., T], arguments: tuple, shared: bool) -> T | None:
     if world() == 1:
         return work(*arguments)
     if rank():
-        code, result = _told(None)
+        code, result = _broadcast_outcome(None)
         if code != GOES_ON:
-            time.sleep(config.RANKS_LINGER)  # torchrun ends all with the first that ends
+            time.sleep(LINGER)  # torchrun ends all with the first that ends
             raise Ended(code)
         return result
     try:
         result = work(*arguments)
     except BaseException as error:
-        _told((_exit_code(error), None))
+        _broadcast_outcome((_exit_code(error), None))
         raise
-    _told((GOES_ON, result if shared else None))
+    _broadcast_outcome((GOES_ON, result if shared else None))
     return result
 
 
-def _told(message: tuple[int, object] | None) -> tuple[int, object]:
+def _broadcast_outcome(message: tuple[int, object] | None) -> tuple[int, object]:
     """Rank 0's message, on every rank."""
     box = [message]
     with _everyone_there():
@@ -229,7 +233,7 @@ def _told(message: tuple[int, object] | None) -> tuple[int, object]:
 
 
 def _exit_code(error: BaseException) -> int:
-    """What the process ends with where this reaches the command line (`runs.friendly`)."""
+    """What the process ends with where this reaches the command line (`console.friendly`)."""
     if isinstance(error, UserError):
         return error.exit_code
     if isinstance(error, SystemExit):

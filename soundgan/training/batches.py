@@ -1,6 +1,6 @@
 """Batches of the decoded clips, on the device: resident there, or read ahead from the disk.
 
-Decoding happens once, in `dataset.py`. A set that fits into half of a GPU's free memory lies there
+Decoding happens once, in `soundgan/dataset`. A set that fits into half of a GPU's free memory lies there
 as one tensor, and a batch is an index into it: no worker processes, no transfer within an epoch.
 Any other set stays in its file. A thread reads the clips of the coming batches into a small ring of
 buffers, and each batch is on the device before the step that wants it, if the disk keeps up.
@@ -20,10 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import config
-import dataset
-import ranks
-from config import Config, UserError
+from soundgan.dataset import Clips
+from soundgan.errors import UserError
+from soundgan.settings import Config
+from soundgan.training import distributed
+
+AHEAD = 3  # batches in memory where they are read from the disk; at least 2
+UPLOAD_CLIPS = 256  # clips on their way to the GPU at a time: bounds what the host holds
 
 
 class Batches:
@@ -35,7 +38,7 @@ class Batches:
 
     def __init__(
         self,
-        clips: dataset.Clips,
+        clips: Clips,
         rows: np.ndarray,
         cfg: Config,
         device: torch.device,
@@ -80,7 +83,7 @@ class Batches:
         makes no CUDA call, so a graph may be captured meanwhile. Raises OSError where the disk
         fails, and UserError where something else has cut the file.
         """
-        places = ranks.own_part(self._places(epoch)[start:].T).T.contiguous()  # (steps, B)
+        places = distributed.own_part(self._places(epoch)[start:].T).T.contiguous()  # (steps, B)
         batches = self._streamed if self.resident is None else self._selected
         yield from batches(places, out)
 
@@ -105,7 +108,7 @@ class Batches:
     def _upload(self) -> Tensor:
         """The training clips `(N, 1, *S)` on the device; the host holds a few of them at a time."""
         resident = torch.empty((len(self.rows), *self.shape), device=self.device)
-        host = torch.empty((min(len(self.rows), config.UPLOAD_CLIPS), *self.shape))
+        host = torch.empty((min(len(self.rows), UPLOAD_CLIPS), *self.shape))
         for rows, part in zip(self.rows.split(len(host)), resident.split(len(host))):
             self.source.read(rows.numpy(), host[: len(rows)])
             part.copy_(host[: len(rows)])
@@ -226,6 +229,7 @@ class Reader:
         return slot
 
     def give_back(self, slot: Slot) -> None:
+        """Let a buffer be filled again."""
         self._free.put(slot)
 
     def _run(self, source: Source, batches: np.ndarray) -> None:
@@ -259,7 +263,7 @@ class Slots:
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
         self.device = device
-        self.all = [Slot(shape, device) for _ in range(config.BATCHES_AHEAD)]
+        self.all = [Slot(shape, device) for _ in range(AHEAD)]
         self._under_way: deque[Slot] = deque()
         self._side = None
         if device.type == "cuda":
