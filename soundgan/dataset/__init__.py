@@ -1,0 +1,26 @@
+"""Folders of sounds -> decoded clips: found, decoded once, split, reported."""
+
+from soundgan.dataset.cache import decoded_constants, load_clips, open_clips
+from soundgan.dataset.decoding import Clips
+from soundgan.dataset.discovery import Found, find_files
+from soundgan.dataset.loading import band_statistics, describe, find_clips, list_left_out, load
+from soundgan.dataset.split import Recording, Split, recordings, source_in_name, split
+
+__all__ = [
+    "Clips",
+    "Found",
+    "Recording",
+    "Split",
+    "band_statistics",
+    "decoded_constants",
+    "describe",
+    "find_clips",
+    "find_files",
+    "list_left_out",
+    "load",
+    "load_clips",
+    "open_clips",
+    "recordings",
+    "source_in_name",
+    "split",
+]

@@ -1,4 +1,4 @@
-"""A synthetic class-folder set for those who bring no sounds yet: `python demo.py [DIR]`.
+"""A synthetic data set for those who bring no sounds: `python -m soundgan.dataset.demo [DIR]`.
 
 Five street sounds built from oscillators and noise. Each clip draws its own pitch, rhythm, level,
 background and length, so that a class is a distribution of sounds and not one sound. They are made
@@ -17,27 +17,30 @@ import numpy as np
 import soundfile
 import tyro
 
-import config
+from soundgan.errors import UserError
 
+HOME = "data"  # where it is written when no other folder is named
+CLIPS = 32  # of each class
+SEED = 0
 RATE = 22050  # Hz
 MARK = "SYNTHETIC.txt"  # stands beside the class folders, so that a run can say what it trains on
 
 Rng = np.random.Generator
 
 
-def write(folder: str | Path, clips: int = 0, seed: int = config.DEMO_SEED) -> None:
-    """Write `clips` (0: DEMO_CLIPS) WAVs of each class to `folder/<class>/`.
+def write(folder: str | Path, clips: int = 0, seed: int = SEED) -> None:
+    """Write `clips` (0: CLIPS) WAVs of each class to `folder/<class>/`.
 
     3 to 5 s, 22 050 Hz, 16 bit. Deterministic: a clip depends on the seed, its class and its number
     only. Raises UserError where a folder of one of the names holds anything but such clips.
     """
     folder = Path(folder)
-    clips = clips or config.DEMO_CLIPS
+    clips = clips or CLIPS
     for name in CLASSES:
         inside = list((folder / name).rglob("*"))
         foreign = [p for p in inside if not re.fullmatch(rf"{name}_\d{{3,}}\.wav", p.name)]
         if foreign or (inside and not (folder / MARK).exists()):
-            raise config.UserError(
+            raise UserError(
                 f"{(foreign or inside)[0]} exists, and the demo set would replace {folder / name}: "
                 "move it elsewhere first."
             )
@@ -45,7 +48,8 @@ def write(folder: str | Path, clips: int = 0, seed: int = config.DEMO_SEED) -> N
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     (folder / MARK).write_text(
-        f"The folders {', '.join(CLASSES)} were made by demo.py; they are not recordings.\n"
+        f"The folders {', '.join(CLASSES)} were made by soundgan/dataset/demo.py; they are not "
+        "recordings.\n"
         "Delete them and this file when you bring sounds of your own.\n"
     )
     for index, (name, make) in enumerate(CLASSES.items()):
@@ -127,10 +131,10 @@ def _dog_bark(rng: Rng, t: np.ndarray) -> np.ndarray:
         own = t[(t >= at) & (t < at + 0.3)] - at
         length = rng.uniform(0.08, 0.2)
         bend = pitch * rng.uniform(0.9, 1.1) * (1 + 0.5 * np.exp(-own / 0.03) - 0.8 * own)
-        voice = _harmonics(bend, 14, 0.7) + 0.8 * _band(rng, len(own), 600, 4000)
+        bark = _harmonics(bend, 14, 0.7) + 0.8 * _band(rng, len(own), 600, 4000)
         envelope = (1 - np.exp(-own / 0.008)) * np.exp(-((own / length) ** 2))
         first = int(np.searchsorted(t, at))
-        wave[first : first + len(own)] += voice * envelope
+        wave[first : first + len(own)] += bark * envelope
         at += rng.uniform(0.25, 1.2)
     return wave if wave.any() else _dog_bark(rng, t)
 
@@ -172,7 +176,7 @@ CLASSES = {
 }
 
 
-def main(folder: Annotated[str, tyro.conf.Positional] = "data") -> None:
+def main(folder: Annotated[str, tyro.conf.Positional] = HOME) -> None:
     """Write the synthetic demo set.
 
     Args:
@@ -180,9 +184,9 @@ def main(folder: Annotated[str, tyro.conf.Positional] = "data") -> None:
     """
     try:
         write(folder)
-    except (config.UserError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"Error: {error}")
-    print(f"Wrote {config.DEMO_CLIPS} clips of each of {', '.join(CLASSES)} to {folder}.")
+    print(f"Wrote {CLIPS} clips of each of {', '.join(CLASSES)} to {folder}.")
 
 
 if __name__ == "__main__":

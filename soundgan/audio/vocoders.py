@@ -1,0 +1,194 @@
+"""Clips -> waveforms: the vocoders.
+
+Every vocoder is called the same way: clips `(B, 1, M, T)` in the recipe's unit (raw audio:
+`(B, 1, L)`) -> waveforms `(B, T * hop)` (`(B, L)`) on the CPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from soundgan.audio import bigvgan
+from soundgan.audio.transform import expand
+from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config
+
+GRIFFIN_LIM_ITERATIONS = 64
+LIBROSA_ITERATIONS = 32
+RESTORED_PEAK = 0.7  # of sounds from spectrograms that know no level (-3 dBFS)
+VOCODER_BATCH = 16  # clips vocoded at a time: bounds memory when many are wanted
+
+# Published HiFi-GANs, each pinned to one commit (55.8 MB to fetch, once).
+VOCODER_REVISIONS = {
+    "speechbrain/tts-hifigan-libritts-22050Hz": "4188503131602dc234f48d7f22eebea93d788736",
+    "speechbrain/tts-hifigan-ljspeech": "cf42f2c3dfd36141d8961874030f81e9221d14e9",
+}
+
+# The spectrogram those vocoders were trained on; on any other grid they play noise.
+HIFIGAN_GRID = {
+    "sample_rate": 22050,
+    "n_fft": 1024,
+    "hop": 256,
+    "n_mels": 80,
+    "f_min": 0.0,
+    "f_max": 8000.0,
+    "mel_scale": "slaney",
+    "mel_norm": "slaney",
+    "power": 1.0,
+}
+HIFIGAN_FLOOR = 1e-5  # mel magnitudes are clamped to this before the logarithm it expects
+
+
+class Vocoder:
+    """What all vocoders share: batches of bounded size, the random state as it was, the level."""
+
+    name = ""
+
+    def __init__(self, cfg: Config, device: torch.device) -> None:
+        self.cfg, self.device = cfg, device
+
+    def decode(self, x: Tensor) -> Tensor:
+        """`(B, M, T)` (raw audio: `(B, L)`) on the device -> `(B, T * hop)`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def __call__(self, clips: Tensor) -> Tensor:
+        clips = clips[:, 0].float().to(self.device)
+        if not self.cfg.sound.raw:
+            clips = clips.clamp(self.cfg.sound.quietest, self.cfg.sound.loudest)
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(0)
+            parts = [self.decode(part).cpu() for part in clips.split(VOCODER_BATCH)]
+        waves = torch.cat(parts)  # (B, T * hop)
+        if not self.cfg.sound.raw and self.cfg.sound.compression == "db":
+            # Decibels below a clip's own maximum know no level: bring every clip up to the same.
+            waves *= RESTORED_PEAK / waves.abs().amax(dim=1, keepdim=True).clamp(min=1e-9)
+        return waves
+
+
+class GriffinLim(Vocoder):
+    """The vocoder that needs no weights: least-squares mel inversion, then fast Griffin-Lim.
+
+    Phase retrieval after Griffin & Lim 1984, with the momentum of Perraudin, Balazs & Søndergaard
+    2013; both from torchaudio. Deterministic: the phases start the same for every call.
+    """
+
+    name = GRIFFIN_LIM
+
+    def __init__(self, cfg: Config, device: torch.device) -> None:
+        super().__init__(cfg, device)
+        # On the CPU, where lstsq knows a driver for filter banks with empty bands (128 HTK bands
+        # are finer than the Fourier transform at the low end); a millisecond a clip.
+        self.to_linear = torchaudio.transforms.InverseMelScale(
+            n_stft=cfg.sound.n_fft // 2 + 1,
+            n_mels=cfg.sound.n_mels,
+            sample_rate=cfg.sound.sample_rate,
+            f_min=cfg.sound.f_min,
+            f_max=cfg.sound.f_max,
+            norm=None if cfg.sound.mel_norm == "none" else cfg.sound.mel_norm,
+            mel_scale=cfg.sound.mel_scale,
+            driver="gelsd",
+        )
+        self.to_wave = torchaudio.transforms.GriffinLim(
+            n_fft=cfg.sound.n_fft,
+            hop_length=cfg.sound.hop,
+            power=cfg.sound.power,
+            n_iter=GRIFFIN_LIM_ITERATIONS,
+        ).to(device)
+
+    def decode(self, x: Tensor) -> Tensor:
+        # T centred frames span (T - 1) hops; a repeated last frame makes it T.
+        x = nn.functional.pad(x, (0, 1), mode="replicate")  # (B, M, T + 1)
+        linear = self.to_linear(expand(x, self.cfg).cpu())
+        return self.to_wave(linear.to(self.device))  # (B, T * hop)
+
+
+class Librosa(Vocoder):
+    """librosa's mel inversion (non-negative least squares) and Griffin-Lim, clip by clip."""
+
+    name = LIBROSA
+
+    def decode(self, x: Tensor) -> Tensor:
+        import librosa
+
+        cfg = self.cfg
+        norm = None if cfg.sound.mel_norm == "none" else cfg.sound.mel_norm
+        waves = []
+        for mel in expand(x, cfg).cpu().numpy():  # (M, T)
+            # What mel_to_audio does, in its two parts, because only they take a seed.
+            linear = librosa.feature.inverse.mel_to_stft(
+                np.pad(mel, ((0, 0), (0, 1)), mode="edge"),
+                sr=cfg.sound.sample_rate,
+                n_fft=cfg.sound.n_fft,
+                power=cfg.sound.power,
+                fmin=cfg.sound.f_min,
+                fmax=cfg.sound.f_max,
+                htk=cfg.sound.mel_scale == "htk",
+                norm=norm,
+            )
+            wave = librosa.griffinlim(
+                linear, n_iter=LIBROSA_ITERATIONS, hop_length=cfg.sound.hop, random_state=0
+            )
+            waves.append(torch.from_numpy(wave))
+        return torch.stack(waves)
+
+
+class RawAudio(Vocoder):
+    """No vocoder: a clip of raw audio is the sound."""
+
+    name = NO_VOCODER
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
+
+
+class HifiGan(Vocoder):
+    """SpeechBrain's HiFi-GAN (Kong, Kim & Bae 2020), from a folder, the hub's cache or the hub."""
+
+    def __init__(self, cfg: Config, device: torch.device, network: bool) -> None:
+        from speechbrain.inference.vocoders import HIFIGAN  # a second to import: only when wanted
+        from speechbrain.utils.fetching import FetchConfig
+
+        super().__init__(cfg, device)
+        self.name = cfg.vocoder
+        if device.type == "cuda" and device.index is None:  # SpeechBrain asks for a number
+            device = torch.device("cuda", torch.cuda.current_device())
+        self.model = HIFIGAN.from_hparams(
+            source=cfg.vocoder,
+            savedir=None,  # no links or copies beside the cache
+            fetch_config=FetchConfig(
+                revision=VOCODER_REVISIONS.get(cfg.vocoder), allow_network=network
+            ),
+            run_opts={"device": str(device)},
+        )
+
+    def decode(self, x: Tensor) -> Tensor:
+        log_mel = expand(x, self.cfg).clamp(min=HIFIGAN_FLOOR).log()
+        wave = self.model.decode_batch(log_mel)[:, 0]  # (B, M, T) -> (B, (T + 2 pad) * hop)
+        pad = (wave.shape[1] - x.shape[2] * self.cfg.sound.hop) // 2  # the vocoder's own padding
+        return wave[:, pad : pad + x.shape[2] * self.cfg.sound.hop]
+
+
+class BigVgan(Vocoder):
+    """BigVGAN v2 (Lee et al. 2022) from a folder of the published form, on HiFi-GAN's grid.
+
+    Its mels differ from ours in one thing: frame t is centred on sample t * hop + hop / 2, where
+    ours is centred on t * hop. So a sound of our mels comes half a hop (5.8 ms) late, and that much
+    is cut from its beginning. (The 1e-9 under its root stays far below the floor of the logarithm.)
+    """
+
+    def __init__(self, cfg: Config, device: torch.device) -> None:
+        super().__init__(cfg, device)
+        self.name = cfg.vocoder
+        self.model = bigvgan.load(Path(cfg.vocoder), HIFIGAN_GRID, device)
+
+    def decode(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, (0, 1), mode="replicate")  # (B, M, T + 1): what the cut takes away
+        log_mel = expand(x, self.cfg).clamp(min=HIFIGAN_FLOOR).log()
+        late = self.cfg.sound.hop // 2
+        return self.model(log_mel)[:, 0, late : late - self.cfg.sound.hop]  # (B, T * hop)
