@@ -1,6 +1,6 @@
 """BigVGAN's generator (Lee, Ping, Ginsburg, Catanzaro & Yoon 2022, arXiv 2206.04658).
 
-HiFi-GAN's ladder of transposed convolutions and residual blocks, with two changes that let it play
+HiFi-GAN's stages of transposed convolutions and residual blocks, with two changes that let it play
 sounds it was not trained on: activations that are periodic (`Snake`), and each of them applied at
 twice the rate between two low-pass filters, so that the overtones it makes do not fold back.
 
@@ -164,9 +164,9 @@ class Generator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_pre(x)
         parallel = len(self.resblocks) // len(self.ups)
-        for rung, (up,) in enumerate(self.ups):
+        for stage, (up,) in enumerate(self.ups):
             x = up(x)
-            blocks = self.resblocks[rung * parallel : (rung + 1) * parallel]
+            blocks = self.resblocks[stage * parallel : (stage + 1) * parallel]
             x = sum(block(x) for block in blocks) / parallel
         x = self.conv_post(self.activation_post(x))
         return x.tanh() if self.tanh else x.clamp(-1, 1)

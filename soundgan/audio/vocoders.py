@@ -14,7 +14,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from soundgan.audio import bigvgan
-from soundgan.audio.transform import expand
+from soundgan.audio.transform import expand, mel_bands
 from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config
 
 GRIFFIN_LIM_ITERATIONS = 64
@@ -49,7 +49,7 @@ class Vocoder:
     name = ""
 
     def __init__(self, cfg: Config, device: torch.device) -> None:
-        self.cfg, self.device = cfg, device
+        self.cfg, self.sound, self.device = cfg, cfg.sound, device
 
     def decode(self, x: Tensor) -> Tensor:
         """`(B, M, T)` (raw audio: `(B, L)`) on the device -> `(B, T * hop)`."""
@@ -57,15 +57,16 @@ class Vocoder:
 
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
+        """Clips `(B, 1, M, T)` -> waveforms `(B, T * hop)`; raw `(B, 1, L)` -> `(B, L)`."""
         clips = clips[:, 0].float().to(self.device)
-        if not self.cfg.sound.raw:
-            clips = clips.clamp(self.cfg.sound.quietest, self.cfg.sound.loudest)
+        if not self.sound.raw:
+            clips = clips.clamp(self.sound.quietest, self.sound.loudest)
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(0)
             parts = [self.decode(part).cpu() for part in clips.split(VOCODER_BATCH)]
         waves = torch.cat(parts)  # (B, T * hop)
-        if not self.cfg.sound.raw and self.cfg.sound.compression == "db":
+        if not self.sound.raw and self.sound.compression == "db":
             # Decibels below a clip's own maximum know no level: bring every clip up to the same.
             waves *= RESTORED_PEAK / waves.abs().amax(dim=1, keepdim=True).clamp(min=1e-9)
         return waves
@@ -85,19 +86,12 @@ class GriffinLim(Vocoder):
         # On the CPU, where lstsq knows a driver for filter banks with empty bands (128 HTK bands
         # are finer than the Fourier transform at the low end); a millisecond a clip.
         self.to_linear = torchaudio.transforms.InverseMelScale(
-            n_stft=cfg.sound.n_fft // 2 + 1,
-            n_mels=cfg.sound.n_mels,
-            sample_rate=cfg.sound.sample_rate,
-            f_min=cfg.sound.f_min,
-            f_max=cfg.sound.f_max,
-            norm=None if cfg.sound.mel_norm == "none" else cfg.sound.mel_norm,
-            mel_scale=cfg.sound.mel_scale,
-            driver="gelsd",
+            n_stft=self.sound.n_fft // 2 + 1, driver="gelsd", **mel_bands(self.sound)
         )
         self.to_wave = torchaudio.transforms.GriffinLim(
-            n_fft=cfg.sound.n_fft,
-            hop_length=cfg.sound.hop,
-            power=cfg.sound.power,
+            n_fft=self.sound.n_fft,
+            hop_length=self.sound.hop,
+            power=self.sound.power,
             n_iter=GRIFFIN_LIM_ITERATIONS,
         ).to(device)
 
@@ -116,23 +110,22 @@ class Librosa(Vocoder):
     def decode(self, x: Tensor) -> Tensor:
         import librosa
 
-        cfg = self.cfg
-        norm = None if cfg.sound.mel_norm == "none" else cfg.sound.mel_norm
+        sound = self.sound
         waves = []
-        for mel in expand(x, cfg).cpu().numpy():  # (M, T)
+        for mel in expand(x, self.cfg).cpu().numpy():  # (M, T)
             # What mel_to_audio does, in its two parts, because only they take a seed.
             linear = librosa.feature.inverse.mel_to_stft(
                 np.pad(mel, ((0, 0), (0, 1)), mode="edge"),
-                sr=cfg.sound.sample_rate,
-                n_fft=cfg.sound.n_fft,
-                power=cfg.sound.power,
-                fmin=cfg.sound.f_min,
-                fmax=cfg.sound.f_max,
-                htk=cfg.sound.mel_scale == "htk",
-                norm=norm,
+                sr=sound.sample_rate,
+                n_fft=sound.n_fft,
+                power=sound.power,
+                fmin=sound.f_min,
+                fmax=sound.f_max,
+                htk=sound.mel_scale == "htk",
+                norm=None if sound.mel_norm == "none" else sound.mel_norm,
             )
             wave = librosa.griffinlim(
-                linear, n_iter=LIBROSA_ITERATIONS, hop_length=cfg.sound.hop, random_state=0
+                linear, n_iter=LIBROSA_ITERATIONS, hop_length=sound.hop, random_state=0
             )
             waves.append(torch.from_numpy(wave))
         return torch.stack(waves)
@@ -170,8 +163,8 @@ class HifiGan(Vocoder):
     def decode(self, x: Tensor) -> Tensor:
         log_mel = expand(x, self.cfg).clamp(min=HIFIGAN_FLOOR).log()
         wave = self.model.decode_batch(log_mel)[:, 0]  # (B, M, T) -> (B, (T + 2 pad) * hop)
-        pad = (wave.shape[1] - x.shape[2] * self.cfg.sound.hop) // 2  # the vocoder's own padding
-        return wave[:, pad : pad + x.shape[2] * self.cfg.sound.hop]
+        pad = (wave.shape[1] - x.shape[2] * self.sound.hop) // 2  # the vocoder's own padding
+        return wave[:, pad : pad + x.shape[2] * self.sound.hop]
 
 
 class BigVgan(Vocoder):
@@ -190,5 +183,5 @@ class BigVgan(Vocoder):
     def decode(self, x: Tensor) -> Tensor:
         x = nn.functional.pad(x, (0, 1), mode="replicate")  # (B, M, T + 1): what the cut takes away
         log_mel = expand(x, self.cfg).clamp(min=HIFIGAN_FLOOR).log()
-        late = self.cfg.sound.hop // 2
-        return self.model(log_mel)[:, 0, late : late - self.cfg.sound.hop]  # (B, T * hop)
+        late = self.sound.hop // 2
+        return self.model(log_mel)[:, 0, late : late - self.sound.hop]  # (B, T * hop)

@@ -73,6 +73,16 @@ def plan(cfg: Config, found: Found) -> list[Part]:
     return parts
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What one part became."""
+
+    clips: list[np.ndarray]  # each (*cfg.shape) float32
+    silent: np.ndarray  # whether each of them is
+    rate: int  # of the file (Hz)
+    seconds: float  # of the file
+
+
 def decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object]) -> Clips:
     """Decode in parallel, in order; hand each usable clip `(*cfg.shape)` float32 to `keep`."""
     clips = Clips(None, [], [], [], [], [], [], list(found.left_out), str(found.root), "")
@@ -83,18 +93,18 @@ def decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object]) 
             if isinstance(result, BadClip):
                 clips.left_out.append((part.name, str(result)))
                 continue
-            data, silent, rate, seconds = result
-            for number, x in enumerate(data):
-                if silent[number]:
+            for number, (clip, silent) in enumerate(zip(result.clips, result.silent)):
+                if silent:
                     at = f" at {(part.first + number) * cfg.clip_seconds:.1f} s"
                     where = part.name if cfg.sound.cut == "first" else part.name + at
                     clips.left_out.append((where, audio_files.SILENT))
                     continue
-                keep(x)
+                keep(clip)
                 clips.files.append(part.name)
                 clips.numbers.append(part.first + number)
-                clips.rates.append(rate)
-                clips.seconds.append(seconds if cfg.sound.cut == "first" else cfg.clip_seconds)
+                clips.rates.append(result.rate)
+                whole = cfg.sound.cut == "first"
+                clips.seconds.append(result.seconds if whole else cfg.clip_seconds)
     # Only folders with a usable clip become classes; the report names the others.
     names = [class_of(name) for name in clips.files]
     clips.classes = sorted(set(names))
@@ -105,8 +115,8 @@ def decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object]) 
 
 def _decode_in_order(
     cfg: Config, found: Found, parts: list[Part]
-) -> Iterator[tuple[Part, tuple | BadClip]]:
-    """Yield (part, (data, silent, rate, seconds) or BadClip), decoding ahead, few parts at a time.
+) -> Iterator[tuple[Part, Decoded | BadClip]]:
+    """Yield each part with what it became or why not, decoding ahead, few parts at a time.
 
     Threads are enough: soundfile, soxr and torch let go of the interpreter while they work. One
     clip at a time through the transform: a batch of them leaves the processor's cache and is ten
@@ -115,7 +125,7 @@ def _decode_in_order(
     transform = Transform(cfg)
 
     @torch.inference_mode()
-    def decode(part: Part) -> tuple | BadClip:
+    def decode(part: Part) -> Decoded | BadClip:
         path = found.root / part.name
         try:
             waves, rate, seconds = audio_files.read_clips(
@@ -124,8 +134,8 @@ def _decode_in_order(
         except BadClip as reason:
             return reason
         silent = np.abs(waves).max(axis=1) < audio_files.SILENCE
-        data = [transform(torch.from_numpy(wave)[None])[0].numpy() for wave in waves]
-        return data, silent, rate, seconds
+        clips = [transform(torch.from_numpy(wave)[None])[0].numpy() for wave in waves]
+        return Decoded(clips, silent, rate, seconds)
 
     threads = cfg.decode_threads or os.cpu_count() or 1
     coming = iter(parts)

@@ -1,7 +1,7 @@
 """Which clips are trained on, and which are held out to score against.
 
 Scores need real clips that the networks never saw. Takes of one recording resemble each other far
-more than two recordings do, so what is held out is whole sources wherever the names tell them.
+more than two recordings do, so whole sources are held out wherever the names say what they are.
 """
 
 from __future__ import annotations
@@ -25,6 +25,15 @@ from soundgan.settings import Config
 
 HOLD_OUT_FROM = 20  # clips of a class from which on some of them are held out
 HELD_OUT_AT_MOST = 0.25  # of a class, where whole sources make it more than was asked for
+
+# Forms of file names (without extension) that say where a clip was cut from, in this order; `s` is
+# the source. The last one is any name that ends in a counter.
+SOURCES = (
+    re.compile(r"(?P<s>\d-\d+)-[A-Z](-\d+)?"),  # ESC-50: fold-recording-take-class
+    re.compile(r"(?P<s>\d+)-\d+-\d+-\d+"),  # UrbanSound8K: recording-class-occurrence-slice
+    re.compile(r"(?P<s>[0-9a-f]+)_nohash_\d+"),  # Speech Commands: speaker
+    re.compile(r"(?P<s>.+)[-_ .]+\(?(\d+|[A-Za-z])\)?"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,18 +60,8 @@ def recordings(clips: Clips, rows: Iterable[int]) -> list[Recording]:
     return [Recording(root / clips.files[i], clips.numbers[i], clips.labels[i]) for i in rows]
 
 
-# Forms of file names (without extension) that say where a clip was cut from, in this order; `s` is
-# the source. The last one is any name that ends in a counter.
-SOURCES = (
-    re.compile(r"(?P<s>\d-\d+)-[A-Z](-\d+)?"),  # ESC-50: fold-recording-take-class
-    re.compile(r"(?P<s>\d+)-\d+-\d+-\d+"),  # UrbanSound8K: recording-class-occurrence-slice
-    re.compile(r"(?P<s>[0-9a-f]+)_nohash_\d+"),  # Speech Commands: speaker
-    re.compile(r"(?P<s>.+)[-_ .]+\(?(\d+|[A-Za-z])\)?"),
-)
-
-
 def source_in_name(name: str) -> str:
-    """Source that a file's name tells, or the name itself: `dog/3-1234-B.wav` -> `3-1234`.
+    """Source in a file's name, or the name itself: `dog/3-1234-B.wav` -> `3-1234`.
 
     The class's own name is no part of it: `7/7_jackson_32.wav` and `8/8_jackson_5.wav` have one
     speaker.
@@ -84,7 +83,7 @@ def hold_out(cfg: Config, clips: Clips) -> np.ndarray:
     """Which clips are held out, as a mask `(N,)`: `cfg.holdout` of each class, never by chance.
 
     Sources are taken whole, in an order that depends on their names alone: sub-folders of the class
-    folders where there are some, else what the file names tell, else single files; in consecutive
+    folders where there are some, else what the file names say, else single files; in consecutive
     clips of few long files, the end of the class. A source that would take more than a quarter of a
     class is passed over. Classes of fewer than 20 clips are left whole.
     """
