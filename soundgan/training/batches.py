@@ -1,9 +1,10 @@
 """Batches of the decoded clips, on the device: resident there, or read ahead from the disk.
 
-Decoding happens once, in `soundgan/dataset`. A set that fits into half of a GPU's free memory lies there
-as one tensor, and a batch is an index into it: no worker processes, no transfer within an epoch.
-Any other set stays in its file. A thread reads the clips of the coming batches into a small ring of
-buffers, and each batch is on the device before the step that wants it, if the disk keeps up.
+Decoding happens once, in `soundgan/dataset/`. A set that fits into half of a GPU's free memory lies
+there as one tensor, and a batch is an index into it: no worker processes, no transfer within an
+epoch. Any other set stays in its file. A thread reads the clips of the coming batches into a small
+ring of buffers, and each batch is on the device before the step that wants it, if the disk keeps
+up.
 """
 
 from __future__ import annotations

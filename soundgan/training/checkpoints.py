@@ -29,9 +29,10 @@ def save_checkpoint(run_dir: Path, state: dict) -> None:
 def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
     """The newest whole checkpoint of a run, or None where there is none.
 
-    A damaged one is reported and the one before it is taken; with `put_aside` the damaged one is then
-    renamed (left as last.pt, the next save would push it over the good one). Raises UserError, and
-    renames nothing, when there are checkpoints but none is whole; OSError when one cannot be read.
+    A damaged one is reported and the one before it is taken; with `put_aside` the damaged one is
+    then renamed (left as last.pt, the next save would push it over the good one). Raises UserError,
+    and renames nothing, when there are checkpoints but none is whole; OSError when one cannot be
+    read.
     """
     folder = run_dir / "checkpoints"
     damaged: list[Path] = []

@@ -40,16 +40,16 @@ def why_plain(cfg: Config, device: torch.device) -> str:
     return ""
 
 
-def steps(work: Work, cfg: Config, device: torch.device) -> Plain | Steps:
+def steps(work: Work, cfg: Config, device: torch.device) -> PlainSteps | GraphedSteps:
     """The way in which a run makes its steps; on CUDA, says so where it is the slow one."""
     if not (why := why_plain(cfg, device)):
-        return Steps(work, (cfg.batch_size, *cfg.shape), device)
+        return GraphedSteps(work, (cfg.batch_size, *cfg.shape), device)
     if device.type == "cuda":
         print(f"Steps are launched operation by operation, slower than as a CUDA graph: {why}.")
-    return Plain(work)
+    return PlainSteps(work)
 
 
-class Plain:
+class PlainSteps:
     """Does `work(x, labels)`, and no more."""
 
     batch = None
@@ -61,7 +61,7 @@ class Plain:
         self.work(x, labels)
 
 
-class Steps:
+class GraphedSteps:
     """Does `work(x, labels)`: plainly at first, then as the graph of its kind.
 
     `work` must be pure tensor work that reads nothing back, writes its results into tensors that

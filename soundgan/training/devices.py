@@ -20,6 +20,11 @@ try:
 except ImportError:  # Windows
     resource = None
 
+# Numbers of malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX (the pools of other
+# threads, of which backward is one, give memory back whatever the rest says).
+MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**26, -8: 1}
+FULL = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of PyTorch, CUDA, its libraries
+
 
 def pick_device(cfg: Config) -> torch.device:
     """The device that `cfg.device` names, with its precision and determinism set.
@@ -64,12 +69,6 @@ def keep_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         for option, value in MALLOC_OPTIONS.items():
             libc.mallopt(option, value)
-
-
-# Numbers of malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX (the pools of other
-# threads, of which backward is one, give memory back whatever the rest says).
-MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**26, -8: 1}
-FULL = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of PyTorch, CUDA, its libraries
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,11 +20,14 @@ import torch
 from conftest import flags, shrunk, tones, weights
 
 import config
-import ranks
-import report
-import runs
 import train
-from config import Config
+from soundgan.config_io import change
+from soundgan.console import friendly
+from soundgan.report import plots
+from soundgan.settings import Config
+from soundgan.training import checkpoints, distributed, objectives
+from soundgan.training.checkpoints import load_checkpoint
+from soundgan.training.run import Run
 
 ROOT = Path(train.__file__).parent
 SECONDS = 60  # that no start of two ranks here may need
@@ -74,9 +76,9 @@ def _be(rank: int, world: int, port: int, folder: Path, work: Callable, argument
         os.dup2(file.fileno(), 2)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    config.RANKS_LINGER = 0.2
+    distributed.LINGER = 0.2
     no_pictures(setattr)
-    with runs.friendly() as outcome, ranks.group():
+    with friendly() as outcome, distributed.group():
         work(*arguments)
     sys.exit(outcome.code)
 
@@ -84,7 +86,7 @@ def _be(rank: int, world: int, port: int, folder: Path, work: Callable, argument
 def no_pictures(set_attribute: Callable) -> None:
     """They are tested elsewhere, and would take most of the time here."""
     for name in ("draw_set", "draw_curves"):
-        set_attribute(report, name, lambda *_: None)
+        set_attribute(plots, name, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
@@ -98,12 +100,12 @@ def said(folder: Path) -> list[str]:
 
 def trains(cfg: Config, stop_at: int = 0, stopped_rank: int = 0) -> None:
     """Train, as the command does; with `stop_at`, one rank gets a SIGTERM within that step."""
-    cfg = ranks.on_first(ranks.checked, cfg)
+    cfg = distributed.on_first(distributed.checked, cfg)
     step, taken = train.full_step, [0]
 
     def full_step(*arguments):
         taken[0] += 1
-        if taken[0] == stop_at and ranks.rank() == stopped_rank:
+        if taken[0] == stop_at and distributed.rank() == stopped_rank:
             signal.raise_signal(signal.SIGTERM)
         return step(*arguments)
 
@@ -142,7 +144,7 @@ def _same(a: object, b: object) -> bool:
 @pytest.fixture
 def small(small: Config) -> Config:
     """Two epochs less than elsewhere: what is tested happens in the second one."""
-    return replace(small, epochs=2)
+    return change(small, {"epochs": 2})
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A run on two ranks that is never stopped."""
     folder = tmp_path_factory.mktemp("two")
     cfg = shrunk(config.RECIPES["sn-wgan-gp"], tones(folder / "data"), folder)
-    cfg = replace(cfg, epochs=2)
+    cfg = change(cfg, {"epochs": 2})
     assert in_two(trains, cfg, folder=folder) == [0, 0]
     return cfg
 
@@ -165,15 +167,15 @@ def _keep_ranks(cfg: Config, folder: Path) -> None:
         latents.append(draw(run, count))
         return latents[-1]
 
-    draw, train.Run.latents = train.Run.latents, drawn
+    draw, Run.latents = Run.latents, drawn
     run = train.train(cfg)
     kept = {"generator": weights(run.generator), "critic": weights(run.critic)}
-    torch.save(kept | {"latents": torch.cat(latents)}, folder / f"{ranks.rank()}.pt")
+    torch.save(kept | {"latents": torch.cat(latents)}, folder / f"{distributed.rank()}.pt")
 
 
 def test_all_ranks_have_the_same_weights_and_noise_of_their_own(small, tmp_path):
     """GroupNorm and spectral norm: parameters and buffers, bit for bit."""
-    small = replace(small, epochs=3)
+    small = change(small, {"epochs": 3})
     assert in_two(_keep_ranks, small, tmp_path, folder=tmp_path) == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for network in ("generator", "critic"):
@@ -197,20 +199,20 @@ def _gradients(cfg: Config) -> dict[str, torch.Tensor]:
     z = torch.randn(4, cfg.latent_dim, generator=draw)
     places = torch.rand(4, 1, 1, 1, generator=draw)
     labels = torch.tensor([0, 1, 2, 0])
-    real, z, places, labels = map(ranks.own_part, (real, z, places, labels))
+    real, z, places, labels = map(distributed.own_part, (real, z, places, labels))
     rand, torch.rand = torch.rand, lambda *_, **__: places  # between real and generated clips
     found = {}
     for name, step in (("critic", train.critic_step), ("generator", train.generator_step)):
-        run = train.Run.start(cfg, ["high", "low", "mid"], torch.device("cpu"))
+        run = Run.start(cfg, ["high", "low", "mid"], torch.device("cpu"))
         run.latents = lambda count: z
-        found[f"{name} metrics"] = ranks.mean(step(run, real, labels))
+        found[f"{name} metrics"] = distributed.mean(step(run, real, labels))
         found[name] = torch.cat([p.grad.flatten() for p in getattr(run, name).parameters()])
     torch.rand = rand
     return found
 
 
 def _keep_gradients(cfg: Config, folder: Path) -> None:
-    torch.save(_gradients(cfg), folder / f"{ranks.rank()}.pt")
+    torch.save(_gradients(cfg), folder / f"{distributed.rank()}.pt")
 
 
 def test_the_averaged_gradient_is_that_of_the_joined_batch(small, tmp_path):
@@ -226,31 +228,32 @@ def test_the_averaged_gradient_is_that_of_the_joined_batch(small, tmp_path):
 
 def test_the_data_of_an_epoch_does_not_depend_on_the_number_of_ranks(monkeypatch):
     order = torch.arange(12).view(2, 6)
-    monkeypatch.setattr(ranks, "world", lambda: 3)
+    monkeypatch.setattr(distributed, "world", lambda: 3)
     parts = []
     for rank in range(3):
-        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
-        parts.append(ranks.own_part(order[1]))
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(distributed.own_part(order[1]))
     assert [part.tolist() for part in parts] == [[6, 7], [8, 9], [10, 11]]
 
 
 def _overflow_on_rank_1(cfg: Config, folder: Path) -> None:
-    run = train.Run.start(cfg, ["a"], torch.device("cpu"))
+    run = Run.start(cfg, ["a"], torch.device("cpu"))
     run.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     before = weights(run.critic)
-    loss, bad = train.critic_loss, torch.tensor(float("inf"))
-    train.critic_loss = lambda *a: loss(*a) * (bad if ranks.rank() else 1)
+    kind, bad = objectives.Wasserstein, torch.tensor(float("inf"))
+    loss = kind.critic_loss
+    kind.critic_loss = lambda *a: loss(*a) * (bad if distributed.rank() else 1)
     real, labels = torch.randn(2, *cfg.shape), torch.zeros(2, dtype=torch.long)
     train.critic_step(run, real, labels)
     scale, skipped = run.scaler.get_scale(), weights(run.critic)
-    train.critic_loss = loss
+    kind.critic_loss = loss
     train.critic_step(run, real, labels)
     kept = {"before": before, "skipped": skipped, "after": weights(run.critic), "scale": scale}
-    torch.save(kept, folder / f"{ranks.rank()}.pt")
+    torch.save(kept, folder / f"{distributed.rank()}.pt")
 
 
 def test_an_overflow_on_one_rank_is_left_out_by_all(small, tmp_path):
-    cfg = replace(small, spectral_norm=False)  # its buffers change without an update
+    cfg = change(small, {"critic.spectral_norm": False})  # its buffers change without an update
     assert in_two(_overflow_on_rank_1, cfg, tmp_path, folder=tmp_path) == [0, 0]
     for rank in (0, 1):
         kept = torch.load(tmp_path / f"{rank}.pt")
@@ -261,11 +264,11 @@ def test_an_overflow_on_one_rank_is_left_out_by_all(small, tmp_path):
 
 def _one_of_each(data: Path, outputs: Path) -> None:
     for cfg in config.RECIPES.values():
-        run = train.train(replace(shrunk(cfg, data, outputs), epochs=1, batch_size=8))
+        run = train.train(change(shrunk(cfg, data, outputs), {"epochs": 1, "batch_size": 8}))
         assert run.step >= 2
         for network in (run.generator, run.critic):  # the parameters: BatchNorm's buffers differ
             own = torch.cat([p.detach().flatten() for p in network.parameters()])
-            assert torch.equal(own, ranks.from_first(own)), cfg.recipe
+            assert torch.equal(own, distributed.from_first(own)), cfg.recipe
 
 
 def test_every_recipe_trains_on_two_ranks(sounds, tmp_path):
@@ -286,18 +289,18 @@ def test_a_run_of_two_stopped_and_continued_is_the_one_never_stopped(
     alone, other = said(tmp_path)
     assert f"Interrupted: SIGTERM after step {step}: saved" in alone
     assert other == ""
-    assert runs.load_checkpoint(small.run_dir)["step"] == step
+    assert load_checkpoint(small.run_dir)["step"] == step
     assert in_two(trains, small, folder=tmp_path) == [0, 0]
     assert_same(small, two)
 
 
 def test_rank_0_may_write_in_the_background(two, small, tmp_path):
-    assert in_two(trains, replace(small, background="on"), folder=tmp_path) == [0, 0]
+    assert in_two(trains, change(small, {"background": "on"}), folder=tmp_path) == [0, 0]
     assert_same(small, two)
 
 
 def test_one_rank_of_torchrun_is_a_plain_run(small, tmp_path):
-    plain = replace(small, output_dir=str(tmp_path / "plain"))
+    plain = change(small, {"output_dir": str(tmp_path / "plain")})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the ranks have: another number sums in another order
     train.train(plain)
@@ -308,30 +311,30 @@ def test_one_rank_of_torchrun_is_a_plain_run(small, tmp_path):
 
 def test_a_run_may_change_its_number_of_ranks(small, tmp_path):
     """2 ranks, then a single process, then 2 again."""
-    small = replace(small, epochs=3)
-    assert in_two(trains, replace(small, epochs=1), folder=tmp_path) == [0, 0]
-    train.train(replace(small, epochs=2))
-    assert runs.load_checkpoint(small.run_dir)["random_others"] == []
+    small = change(small, {"epochs": 3})
+    assert in_two(trains, change(small, {"epochs": 1}), folder=tmp_path) == [0, 0]
+    train.train(change(small, {"epochs": 2}))
+    assert load_checkpoint(small.run_dir)["random_others"] == []
     assert in_two(trains, small, folder=tmp_path) == [0, 0]
     rows = log_without_seconds(small)[1:]
     assert [row[:2] for row in rows] == [["1", "4"], ["2", "8"], ["3", "12"]]
     assert all(abs(float(value)) < 1e3 for row in rows for value in row)
-    assert len(runs.load_checkpoint(small.run_dir)["random_others"]) == 1
+    assert len(load_checkpoint(small.run_dir)["random_others"]) == 1
 
 
 def test_a_checkpoint_of_before_there_were_ranks_is_continued(small, tmp_path):
-    train.train(replace(small, epochs=1))
-    state = runs.load_checkpoint(small.run_dir)
+    train.train(change(small, {"epochs": 1}))
+    state = load_checkpoint(small.run_dir)
     del state["random_others"]
-    runs.save_checkpoint(small.run_dir, state)
+    checkpoints.save_checkpoint(small.run_dir, state)
     assert in_two(trains, small, folder=tmp_path) == [0, 0]
 
 
 def test_noise_has_a_seed_of_its_own_for_each_rank_and_step(monkeypatch):
     seeds = set()
     for rank in range(3):
-        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
-        seeds |= {ranks.noise_seed(seed, step) for seed in (0, 42) for step in (0, 1, 10**6)}
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        seeds |= {distributed.noise_seed(seed, step) for seed in (0, 42) for step in (0, 1, 10**6)}
     assert len(seeds) == 18
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -353,9 +356,9 @@ def test_noise_has_a_seed_of_its_own_for_each_rank_and_step(monkeypatch):
 )
 def test_what_a_person_can_mend_is_said_once_and_ends_all(small, changed, message, tmp_path):
     if "seed" in changed:  # found by every rank, when it restores the checkpoint
-        train.train(replace(small, epochs=1))
+        train.train(change(small, {"epochs": 1}))
     began = time.perf_counter()
-    assert in_two(trains, replace(small, **changed), folder=tmp_path) == [2, 2]
+    assert in_two(trains, change(small, changed), folder=tmp_path) == [2, 2]
     assert time.perf_counter() - began < 20
     alone, other = said(tmp_path)
     assert alone.count("Error: ") == 1
@@ -368,7 +371,7 @@ def _cannot_write(cfg: Config) -> None:
     def full(*_, **__):
         raise OSError(28, "No space left on device", "outputs/x")
 
-    runs.save_checkpoint = full
+    checkpoints.save_checkpoint = full
     train.train(cfg)
 
 
@@ -380,8 +383,10 @@ def test_a_full_disk_after_an_epoch_ends_all(small, tmp_path):
 
 
 def _diverges_on_rank_1(cfg: Config) -> None:
-    penalty = train.gradient_penalty
-    train.gradient_penalty = lambda *a: penalty(*a) * (float("nan") if ranks.rank() else 1)
+    penalty = objectives.gradient_penalty
+    objectives.gradient_penalty = lambda *a: (
+        penalty(*a) * (float("nan") if distributed.rank() else 1)
+    )
     train.train(cfg)
 
 
@@ -393,8 +398,8 @@ def test_what_diverges_on_one_rank_ends_all_with_one_reason(small, tmp_path):
 
 
 def _cannot_see_the_cache(cfg: Config) -> None:
-    if ranks.rank():
-        cfg = replace(cfg, output_dir=cfg.output_dir + "_elsewhere")
+    if distributed.rank():
+        cfg = change(cfg, {"output_dir": cfg.output_dir + "_elsewhere"})
     train.train(cfg)
 
 
@@ -410,7 +415,7 @@ def _dies_in_step_6(cfg: Config, rank: int) -> None:
     step = train.full_step
 
     def full_step(run, *batch):
-        if run.step == 5 and ranks.rank() == rank:
+        if run.step == 5 and distributed.rank() == rank:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(run, *batch)
 
@@ -441,7 +446,7 @@ def torchrun(cfg: Config) -> subprocess.Popen:
 
 
 def test_torchrun_hands_on_a_signal_and_the_run_is_saved(small, tmp_path):
-    cfg = replace(small, epochs=10_000, sample_every=10_000)
+    cfg = change(small, {"epochs": 10_000, "sample_every": 10_000})
     process = torchrun(cfg)
     checkpoint = cfg.run_dir / "checkpoints" / "last.pt"
     until = time.monotonic() + SECONDS
@@ -450,6 +455,6 @@ def test_torchrun_hands_on_a_signal_and_the_run_is_saved(small, tmp_path):
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=SECONDS)
     (step,) = re.findall(r"Interrupted: SIGTERM after step (\d+): saved", text)
-    state = runs.load_checkpoint(cfg.run_dir)
+    state = load_checkpoint(cfg.run_dir)
     assert state["step"] == int(step)
     assert len(state["random_others"]) == 1

@@ -6,16 +6,15 @@ graphs.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from conftest import shrunk, weights
 
 import config
-import graph
-import ranks
 import train
+from soundgan.config_io import change
+from soundgan.settings import RMSprop
+from soundgan.training import cuda_graph, distributed
 
 
 class Recorder:
@@ -42,8 +41,8 @@ def replaying(monkeypatch):
 
     def go(fails=False):
         recorder = Recorder(fails)
-        monkeypatch.setattr(graph, "why_plain", lambda *_: "")
-        monkeypatch.setattr(graph, "Graphs", lambda: recorder)
+        monkeypatch.setattr(cuda_graph, "why_plain", lambda *_: "")
+        monkeypatch.setattr(cuda_graph, "Graphs", lambda: recorder)
         return recorder
 
     return go
@@ -62,20 +61,20 @@ def trained(cfg):
 )
 def test_replayed_training_is_the_same_training(name, kinds, sounds, tmp_path, replaying):
     cfg = shrunk(config.RECIPES[name], sounds, tmp_path / "plain")
-    cfg = replace(cfg, critic_steps=2, epochs=5)
+    cfg = change(cfg, {"optimiser.critic_steps": 2, "epochs": 5})
     plain = trained(cfg)
     recorder = replaying()
-    replayed = trained(replace(cfg, output_dir=str(tmp_path / "replayed")))
+    replayed = trained(change(cfg, {"output_dir": str(tmp_path / "replayed")}))
     assert recorder.captured == kinds
-    assert recorder.replayed == 5 * 4 - kinds * graph.WARM_UPS
+    assert recorder.replayed == 5 * 4 - kinds * cuda_graph.WARM_UPS
     for a, b in zip(plain, replayed):
         assert a == b if isinstance(a, list) else torch.equal(a, b)
 
 
 def test_a_run_changes_from_plain_to_replayed_steps(small, replaying, tmp_path):
     plain = trained(small)
-    other = replace(small, output_dir=str(tmp_path / "other"))
-    trained(replace(other, epochs=2))
+    other = change(small, {"output_dir": str(tmp_path / "other")})
+    trained(change(other, {"epochs": 2}))
     replaying()
     for a, b in zip(plain, trained(other)):
         assert a == b if isinstance(a, list) else torch.equal(a, b)
@@ -84,7 +83,7 @@ def test_a_run_changes_from_plain_to_replayed_steps(small, replaying, tmp_path):
 def test_where_nothing_can_be_captured_steps_go_on(small, replaying, tmp_path, capsys):
     plain = trained(small)
     recorder = replaying(fails=True)
-    other = trained(replace(small, output_dir=str(tmp_path / "other")))
+    other = trained(change(small, {"output_dir": str(tmp_path / "other")}))
     assert recorder.captured == 1  # and it is not tried again
     for a, b in zip(plain, other):
         assert a == b if isinstance(a, list) else torch.equal(a, b)
@@ -116,8 +115,8 @@ def test_a_capture_that_fails_half_way_leaves_nothing_behind(
         run.critic.requires_grad_(False)
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(graph, "Graphs", lambda: broken)
-    other = trained(replace(small, output_dir=str(tmp_path / "other")))
+    monkeypatch.setattr(cuda_graph, "Graphs", lambda: broken)
+    other = trained(change(small, {"output_dir": str(tmp_path / "other")}))
     assert recorder.captured == 1
     assert "(operation not permitted when stream is capturing)" in capsys.readouterr().out
     for a, b in zip(plain, other):
@@ -125,28 +124,31 @@ def test_a_capture_that_fails_half_way_leaves_nothing_behind(
 
 
 def test_a_graph_finds_each_batch_where_the_first_one_was(monkeypatch):
-    monkeypatch.setattr(graph, "Graphs", lambda: lambda work: work)
+    monkeypatch.setattr(cuda_graph, "Graphs", lambda: lambda work: work)
     seen = []
     work = lambda x, labels: seen.append((x, x.sum().item(), labels.tolist()))  # noqa: E731
-    steps = graph.Steps(work, (2, 1), torch.device("cpu"))
+    steps = cuda_graph.GraphedSteps(work, (2, 1), torch.device("cpu"))
     for number in range(6):
         steps(torch.full((2, 1), float(number)), torch.full((2,), number), kind=True)
     assert [(total, labels) for _, total, labels in seen] == [(2.0 * n, [n, n]) for n in range(6)]
-    assert all(x is steps.batch[0] for x, *_ in seen[graph.WARM_UPS :])
+    assert all(x is steps.batch[0] for x, *_ in seen[cuda_graph.WARM_UPS :])
 
 
 def test_why_steps_are_plain(small, monkeypatch):
     cuda = torch.device("cuda")
-    assert graph.why_plain(small, torch.device("cpu"))
-    assert graph.why_plain(small, cuda) == ""
-    assert "graph = False" in graph.why_plain(replace(small, graph=False), cuda)
-    half = replace(small, precision="fp16")
-    assert graph.why_plain(half, cuda) == ""
-    assert "rmsprop" in graph.why_plain(replace(half, optimiser="rmsprop"), cuda)
-    monkeypatch.setattr(ranks, "world", lambda: 2)
-    assert "ranks" in graph.why_plain(small, cuda)
+    assert cuda_graph.why_plain(small, torch.device("cpu"))
+    assert cuda_graph.why_plain(small, cuda) == ""
+    assert "graph = False" in cuda_graph.why_plain(change(small, {"graph": False}), cuda)
+    half = change(small, {"optimiser.precision": "fp16"})
+    assert cuda_graph.why_plain(half, cuda) == ""
+    rmsprop = RMSprop(generator_lr=1e-3, critic_lr=1e-3, precision="fp16")
+    assert "RMSprop" in cuda_graph.why_plain(change(half, {"optimiser": rmsprop}), cuda)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    assert "ranks" in cuda_graph.why_plain(small, cuda)
 
 
 def test_every_recipe_is_captured_or_says_why():
-    plain = {n for n, cfg in config.RECIPES.items() if graph.why_plain(cfg, torch.device("cuda"))}
+    plain = {
+        n for n, cfg in config.RECIPES.items() if cuda_graph.why_plain(cfg, torch.device("cuda"))
+    }
     assert plain == set()

@@ -19,17 +19,17 @@ import numpy as np
 import pytest
 import torch
 
-import batches
-import config
-import dataset
-import ranks
-from batches import Batches, Reader, Slots, Source
-from config import Config, UserError
+from soundgan import dataset
+from soundgan.config_io import change
+from soundgan.errors import UserError
+from soundgan.settings import Config
+from soundgan.training import batches, distributed
+from soundgan.training.batches import Batches, Reader, Slots, Source
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import size
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 ROWS = np.delete(np.arange(18), [3, 7])  # two are held out
 PROC = Path("/proc/self")
@@ -98,11 +98,26 @@ def test_batches_are_written_into_given_tensors(small, clips, resident):
         assert torch.equal(out[1], expected[1])
 
 
+def test_every_clip_once_an_epoch_in_another_order(small, clips):
+    rows = np.delete(np.arange(18), 7)  # one is held out
+    found = Batches(clips, rows, small, CPU)
+    first, second = found.order(0), found.order(1)
+    assert first.shape == (4, 4)  # 17 clips, the last short batch dropped
+    assert len(set(first.flatten().tolist())) == 16
+    assert 7 not in torch.cat([found.order(epoch) for epoch in range(9)])
+    assert not torch.equal(first, second)
+    assert torch.equal(first, found.order(0))
+    x, labels = next(found.epoch(0))
+    for row, index in enumerate(first[0].tolist()):
+        assert np.array_equal(x[row].numpy(), clips.data[index])
+        assert clips.files[index].split("/")[0] == clips.classes[labels[row]]
+
+
 def test_a_balanced_epoch_has_equally_many_clips_of_every_class(small, clips):
     """Of a small class all and several times, of a large one all of them over a few epochs."""
     labels = np.array(clips.labels)
     rows = np.concatenate([np.flatnonzero(labels == k)[:n] for k, n in ((0, 2), (1, 6))])
-    cfg = replace(small, batch_size=4, balance=True)
+    cfg = change(small, {"batch_size": 4, "balance": True})
     found = Batches(clips, rows, cfg, CPU)
     drawn = [found.order(epoch).flatten() for epoch in range(1, 9)]
     for order in drawn:
@@ -117,10 +132,10 @@ def test_a_balanced_epoch_has_equally_many_clips_of_every_class(small, clips):
 @pytest.mark.parametrize("resident", [True, False])
 def test_ranks_share_each_batch(small, clips, resident, monkeypatch):
     found = Batches(clips, ROWS, small, CPU, resident=resident)
-    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
     parts = []
     for rank in (0, 1):
-        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         parts.append(list(found.epoch(1)))
     joined = ((torch.cat([a, c]), torch.cat([b, d])) for (a, b), (c, d) in zip(*parts))
     assert assert_same(joined, gathered(found, clips, 1)) == 4
@@ -251,30 +266,31 @@ def read(monkeypatch) -> list[int]:
 
 
 def test_reading_is_ahead_by_the_ring_and_ends_when_closed(small, clips, read):
-    cfg = replace(small, batch_size=1)
+    cfg = change(small, {"batch_size": 1})
     with closing(Batches(clips, ROWS, cfg, CPU).epoch(0)) as coming:
         for _ in range(3):
             next(coming)
         (thread,) = readers()
         for _ in range(100):  # it comes to rest with all buffers full
             thread.join(0.01)
-            if len(read) >= 3 + config.BATCHES_AHEAD:
+            if len(read) >= 3 + batches.AHEAD:
                 break
         thread.join(0.05)
         assert thread.is_alive()
-        assert len(read) == 3 + config.BATCHES_AHEAD
+        assert len(read) == 3 + batches.AHEAD
     assert not thread.is_alive()
 
 
 def test_an_epoch_that_nobody_closes_does_not_keep_the_program(small, clips):
     code = """
 import numpy as np, sys, torch
-import config, dataset
-from batches import Batches, Reader, Slots, Source
-from dataclasses import replace
+import config
+from soundgan import dataset
+from soundgan.config_io import change
+from soundgan.training.batches import Batches
 data = np.zeros((64, 1, 80, 352), np.float32)
 clips = dataset.Clips(data, [0] * 64, ["a"], [], [], [], [], [], "", "")
-cfg = replace(config.RECIPES["sn-wgan-gp"], batch_size=2)
+cfg = change(config.RECIPES["sn-wgan-gp"], {"batch_size": 2})
 coming = Batches(clips, np.arange(64), cfg, torch.device("cpu")).epoch(0)
 next(coming)
 sys.keep = coming, sys.exit(7)
@@ -326,7 +342,7 @@ def test_what_the_thread_raises_is_raised_where_the_batch_is_wanted(small, clips
 
 
 def test_the_upload_takes_training_clips_a_few_at_a_time(small, clips, read, monkeypatch):
-    monkeypatch.setattr(config, "UPLOAD_CLIPS", 5)
+    monkeypatch.setattr(batches, "UPLOAD_CLIPS", 5)
     found = Batches(clips, ROWS, small, CPU, resident=True)
     assert read == [5, 5, 5, 1]
     assert np.array_equal(found.resident.numpy(), clips.data[ROWS])
@@ -341,7 +357,7 @@ def of_process(name: str, field: str) -> int:
 @pytest.mark.skipif(not (PROC / "io").exists(), reason="needs /proc")
 def test_a_hundred_thousand_clips(default, tmp_path):
     """11 GB of decoded clips, as a sparse file: opened without a look at them, read in bounds."""
-    cfg = replace(default, data_dir=str(tmp_path), output_dir=str(tmp_path / "outputs"))
+    cfg = change(default, {"data_dir": str(tmp_path), "output_dir": str(tmp_path / "outputs")})
     found = dataset.Found(tmp_path, size.names_of(100_000))
     marks = {row: row + 0.5 for row in range(0, 100_000, 97)}
     size.pretend(cfg, found, marks)
