@@ -1,4 +1,4 @@
-"""What one sees of a run: spectrograms with Hz and seconds, the curves of its log, its page."""
+"""Pictures of a run: spectrograms with Hz and seconds, and the curves of its log."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from config import Config
-from page import show as show
-from page import write_overview as write_overview
-from page import write_page as write_page
+from soundgan.settings import Config, Sound, Spectrogram
 
 # Fonts that hold Chinese, Japanese and Korean, in order of preference; Matplotlib's own has none.
 CJK_FONTS = (
@@ -45,6 +42,13 @@ CJK_FONTS = (
 HZ_TICKS = (0, 250, 500, 1000, 2000, 4000, 8000, 16000)
 PIXELS_AN_INCH = 100
 TITLE_COLUMNS = 60  # letters that fit above a panel
+RAW_AUDIO = {  # the spectrogram that is drawn of raw audio, up to half its rate
+    "n_fft": 512,
+    "hop": 128,
+    "n_mels": 64,
+    "compression": "ln",
+    "compression_constant": 1e-5,
+}
 PNG_EFFORT = 1  # of 9: as small as with the usual 6, where there is noise, and sooner
 
 
@@ -100,14 +104,22 @@ def draw_set(
     below. A picture has one colour scale, which is what makes its panels comparable: it spans all
     of them, from silence up.
     """
-    sheet = _sheet(cfg, len(pictures[0]))
+    sheet = _sheet(cfg.sound, len(pictures[0]))
     for path, panels in zip(paths, pictures):
         sheet.draw(path, panels)
 
 
 @functools.lru_cache(maxsize=2)  # of one panel and of two
-def _sheet(cfg: Config, panels: int) -> Sheet:
-    return Sheet(cfg, panels)
+def _sheet(sound: Sound, panels: int) -> Sheet:
+    return Sheet(sound, panels)
+
+
+def _drawn(sound: Sound) -> Spectrogram:
+    """The spectrogram that is drawn: a clip's own, or that of raw audio."""
+    if not sound.raw:
+        return sound
+    rate, frames = sound.sample_rate, -(-sound.wav_samples // RAW_AUDIO["hop"])
+    return Spectrogram(sample_rate=rate, frames=frames, f_max=rate / 2, **RAW_AUDIO)
 
 
 class Sheet:
@@ -116,8 +128,10 @@ class Sheet:
     Most of the time of a picture goes into its ticks and words, which are the same in all of them.
     """
 
-    def __init__(self, cfg: Config, panels: int) -> None:
-        self.cfg, raw = cfg, cfg.representation == "wave"
+    def __init__(self, sound: Sound, panels: int) -> None:
+        self.sound, self.mel = sound, _drawn(sound)
+        self.seconds = sound.wav_samples / sound.sample_rate
+        raw, mel = sound.raw, self.mel
         # Fixed margins, in inches: laying each figure out anew would double the time it takes.
         width, height = 1.6 + 4.2 * panels, 4.2 if raw else 3.0
         self.figure = Figure(figsize=(width, height), dpi=PIXELS_AN_INCH)
@@ -135,15 +149,15 @@ class Sheet:
         self.images = [self._image(axes) for axes in self.rows[-1]]
         self.waves = [self._wave(axes) for axes in self.rows[0]] if raw else []
         self.titles = [_title(axes) for axes in self.rows[0]]
-        ticks = [hz for hz in HZ_TICKS if cfg.f_min <= hz <= cfg.f_max]
+        ticks = [hz for hz in HZ_TICKS if mel.f_min <= hz <= mel.f_max]
         first = self.rows[-1][0]
-        first.set_yticks([_band_of(hz, cfg) for hz in ticks], [str(hz) for hz in ticks])
+        first.set_yticks([_band_of(hz, mel) for hz in ticks], [str(hz) for hz in ticks])
         first.set_ylabel("Hz")
         if raw:
             self.rows[0][0].set_ylabel("amplitude")
         place = first.get_position()
         self.scale = self.figure.add_axes((1 - 0.9 / width, place.y0, 0.15 / width, place.height))
-        self.bar = self.figure.colorbar(self.images[0], cax=self.scale, label=_unit(cfg))
+        self.bar = self.figure.colorbar(self.images[0], cax=self.scale, label=_unit(mel))
         spines = [spine for row in self.rows for axes in row for spine in axes.spines.values()]
         # In the order in which they are drawn: the frames lie over the images.
         self.changing = [*self.images, *self.waves, *self.titles, *spines, self.scale]
@@ -153,36 +167,33 @@ class Sheet:
         self.unchanging = self.canvas.copy_from_bbox(self.figure.bbox)
 
     def _image(self, axes: Axes) -> AxesImage:
-        cfg = self.cfg
-        seconds = cfg.wav_samples / cfg.sample_rate
+        bands = self.mel.n_mels
         axes.set_xlabel("seconds")
         return axes.imshow(
-            np.zeros((cfg.n_mels, 1)),
+            np.zeros((bands, 1)),
             origin="lower",
             aspect="auto",
             interpolation="nearest",
-            extent=(0, seconds, 0, cfg.n_mels),
+            extent=(0, self.seconds, 0, bands),
         )
 
     def _wave(self, axes: Axes) -> Line2D:
-        seconds = self.cfg.wav_samples / self.cfg.sample_rate
-        axes.set(xlim=(0, seconds), ylim=(-1, 1), xticklabels=[])
+        axes.set(xlim=(0, self.seconds), ylim=(-1, 1), xticklabels=[])
         return axes.plot([], [], linewidth=0.4)[0]
 
     def draw(self, path: str | Path, panels: Mapping[str, np.ndarray]) -> None:
         """Draw as many clips as the sheet has panels, by title, into a PNG."""
-        cfg = self.cfg
-        raw = cfg.representation == "wave"
-        pictures = [_stft(x, cfg) if raw else x for x in panels.values()]
-        low = cfg.quietest
+        mel, rate = self.mel, self.sound.sample_rate
+        pictures = [_stft(x, mel) if self.sound.raw else x for x in panels.values()]
+        low = mel.quietest
         high = max(low + 1, *(float(picture.max()) for picture in pictures))
         for image, picture in zip(self.images, pictures):
-            seconds = picture.shape[1] * cfg.hop / cfg.sample_rate
+            seconds = picture.shape[1] * mel.hop / rate
             image.set_data(picture)
             image.set_extent((0, seconds, 0, len(picture)))
             image.set_clim(low, high)
         for line, wave in zip(self.waves, panels.values()):
-            line.set_data(np.arange(len(wave)) / cfg.sample_rate, wave)
+            line.set_data(np.arange(len(wave)) / rate, wave)
         for title, text in zip(self.titles, panels):
             title.set_text(_shortened(legible(text)))
         self.canvas.restore_region(self.unchanging)
@@ -192,39 +203,39 @@ class Sheet:
         picture.save(path, compress_level=PNG_EFFORT)
 
 
-def _unit(cfg: Config) -> str:
-    quantity = "magnitude" if cfg.power == 1 else "power"
-    if cfg.compression == "log1p":
-        return f"ln(1 + {cfg.compression_constant:g} x {quantity})"
-    return f"ln {quantity}" if cfg.compression == "ln" else "level (1: loudest, -1: floor)"
+def _unit(mel: Spectrogram) -> str:
+    quantity = "magnitude" if mel.power == 1 else "power"
+    if mel.compression == "log1p":
+        return f"ln(1 + {mel.compression_constant:g} x {quantity})"
+    return f"ln {quantity}" if mel.compression == "ln" else "level (1: loudest, -1: floor)"
 
 
-def _stft(wave: np.ndarray, cfg: Config) -> np.ndarray:
+def _stft(wave: np.ndarray, mel: Spectrogram) -> np.ndarray:
     """Log-mel picture `(M, T)` of raw audio `(L,)`, only to look at."""
     import librosa
 
-    mel = librosa.feature.melspectrogram(
+    picture = librosa.feature.melspectrogram(
         y=wave.astype(np.float32),
-        sr=cfg.sample_rate,
-        n_fft=cfg.n_fft,
-        hop_length=cfg.hop,
-        power=cfg.power,
-        n_mels=cfg.n_mels,
-        fmin=cfg.f_min,
-        fmax=cfg.f_max,
-        htk=cfg.mel_scale == "htk",
+        sr=mel.sample_rate,
+        n_fft=mel.n_fft,
+        hop_length=mel.hop,
+        power=mel.power,
+        n_mels=mel.n_mels,
+        fmin=mel.f_min,
+        fmax=mel.f_max,
+        htk=mel.mel_scale == "htk",
     )
-    return np.log(np.maximum(mel, cfg.compression_constant))
+    return np.log(np.maximum(picture, mel.compression_constant))
 
 
-def _band_of(hz: float, cfg: Config) -> float:
+def _band_of(hz: float, mel: Spectrogram) -> float:
     """Height of a frequency on an axis of mel bands, band k filling [k, k + 1]."""
     import librosa
 
-    low, high, mel = librosa.hz_to_mel([cfg.f_min, cfg.f_max, hz], htk=cfg.mel_scale == "htk")
+    low, high, at = librosa.hz_to_mel([mel.f_min, mel.f_max, hz], htk=mel.mel_scale == "htk")
     # M triangles have M + 2 evenly spaced corners; band k is centred on corner k + 1.
-    band = (mel - low) / (high - low) * (cfg.n_mels + 1) - 0.5
-    return float(np.clip(band, 0, cfg.n_mels))
+    band = (at - low) / (high - low) * (mel.n_mels + 1) - 0.5
+    return float(np.clip(band, 0, mel.n_mels))
 
 
 # ---- curves -------------------------------------------------------------------------------------

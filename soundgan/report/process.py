@@ -1,12 +1,13 @@
 """Who does work that training need not wait for: this process at once, or another one meanwhile.
 
 Nothing here knows what the work is. A worker (`start(*arguments)`) has a method `do(part, content)`
-and is handed one piece of work at a time, of one or more named parts. Both ways print the same and
-raise the same.
+and gets one piece of work at a time, of one or more named parts. Both ways print the same and raise
+the same.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import multiprocessing
@@ -20,24 +21,29 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.connection import Connection
+from pathlib import PurePath
 from typing import Protocol
 
 import torch
 from tqdm.auto import tqdm
 
-import config
-import runs
-from config import UserError
+from soundgan.errors import UserError
+from soundgan.training.devices import explain_memory
+from soundgan.training.signals import Stopped, StopSignal
 
-OPENING = "opening"  # what is done before the first piece of work
+STARTING = "starting"  # what is pending before the first piece of work
+STOP_PATIENCE = 20.0  # s that a stopped run waits for scores being made in the worker process
+LINGER = 5.0  # s for the worker process to end by itself
+WAIT_UNSAID = 5.0  # s of waiting for the worker process after which that is said
+NICE = 10  # by how much the worker process lets training go first where both want a core
 
 
 class Worker(Protocol):
     def do(self, part: str, content: object) -> None: ...
 
 
-class Fallen(UserError):
-    """The background process has ended without being asked to."""
+class WorkerDied(UserError):
+    """The worker process has ended without being asked to."""
 
     exit_code = 1
 
@@ -45,43 +51,43 @@ class Fallen(UserError):
 # ---- at once ------------------------------------------------------------------------------------
 
 
-class Inline:
-    """Work is done when it is handed in."""
+class InProcess:
+    """Work is done when it is submitted."""
 
-    left: tuple[str, ...] = ()  # parts that are not done yet
+    pending: tuple[str, ...] = ()  # parts that are not done yet
 
     def __init__(self, repeatable: str, start: Callable[..., Worker], *arguments: object) -> None:
         """`repeatable`: the part that a signal ends, because a continued run does it again."""
         self._repeatable, self._worker = repeatable, start(*arguments)
 
-    def do(self, parts: Sequence[str], content: object, stop: runs.StopSignal) -> bool:
+    def submit(self, parts: Sequence[str], content: object, stop: StopSignal) -> bool:
         """Do all parts; False where a signal came instead."""
         for part in parts:
             try:
                 with stop.at_once() if part == self._repeatable else nullcontext():
                     self._worker.do(part, content)
-            except runs.Stopped:
+            except Stopped:
                 return False
         return True
 
-    def look(self) -> None:
-        """There is never anything to hear."""
+    def poll(self) -> None:
+        """There is never a message."""
 
-    def wait(self, stop: runs.StopSignal) -> bool:
+    def wait(self, stop: StopSignal) -> bool:
         return True
 
     def end(self) -> None:
         """There is nothing to end."""
 
 
-# ---- in the background --------------------------------------------------------------------------
+# ---- in another process -------------------------------------------------------------------------
 # A process of its own, started anew ('spawn': a fork could not use CUDA), for the whole run. It
-# tells through a pipe what it has done, what it would print, and what went wrong.
+# sends through a pipe what it has done, what it would print, and what went wrong.
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # that reach all of a terminal's processes
 
 
-class Background:
+class WorkerProcess:
     """Does one piece of work at a time in another process, which `start(*arguments)` equips."""
 
     def __init__(
@@ -93,62 +99,60 @@ class Background:
         self._repeatable = repeatable
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        # A constant that was changed while this process runs is changed for the other, too.
-        constants = {name: value for name, value in vars(config).items() if name.isupper()}
-        setting = (constants, torch.get_num_threads(), advice)
+        setting = (constants(), torch.get_num_threads(), advice)
         self._process = context.Process(
             target=_serve, args=(theirs, setting, start, arguments), daemon=True
         )
-        with _deaf_to_signals():
+        with _signals_blocked():
             self._process.start()
         theirs.close()  # so that the pipe ends where the other process does
-        self.left = [OPENING]  # what is not done yet
+        self.pending = [STARTING]  # what is not done yet
 
-    def do(self, parts: Sequence[str], content: object, stop: runs.StopSignal) -> bool:
-        """Hand in work, which must be picklable, and return; nothing else may be in hand."""
-        assert not self.left, self.left
-        self.left = list(parts)
+    def submit(self, parts: Sequence[str], content: object, stop: StopSignal) -> bool:
+        """Send work, which must be picklable, and return; nothing else may be pending."""
+        assert not self.pending, self.pending
+        self.pending = list(parts)
         try:
             self._pipe.send((list(parts), content))
         except OSError:
-            raise self._fallen() from None
+            raise self._died() from None
         return True
 
-    def look(self) -> None:
-        """Show what the other process has said so far; raises what it raised, Fallen if it died."""
-        while self._hear(0):
+    def poll(self) -> None:
+        """Show what the other process printed so far; raises what it raised, or WorkerDied."""
+        while self._receive(0):
             pass
 
-    def wait(self, stop: runs.StopSignal) -> bool:
-        """Until all is done, as `look`; True. After a signal the repeatable part gets STOP_PATIENCE
+    def wait(self, stop: StopSignal) -> bool:
+        """Until all is done, as `poll`; True. After a signal the repeatable part gets STOP_PATIENCE
         seconds at most: then the process is ended, and False returned.
         """
-        until, say = math.inf, time.monotonic() + config.BACKGROUND_SAID
-        while self.left:
+        until, say = math.inf, time.monotonic() + WAIT_UNSAID
+        while self.pending:
             now = time.monotonic()
             if stop.name:
-                until = min(until, now + config.STOP_PATIENCE)
-            if self.left == [self._repeatable] and now >= until:
+                until = min(until, now + STOP_PATIENCE)
+            if self.pending == [self._repeatable] and now >= until:
                 self.end()
                 return False
             if now >= say:
                 say = math.inf
-                _show("stdout", f"Waiting for what the background process makes: {self.left[0]}.")
-            self._hear(0.2)
-        self.look()
+                _show("stdout", f"Waiting for the worker process: {self.pending[0]}.")
+            self._receive(0.2)
+        self.poll()
         return True
 
     def end(self) -> None:
         """End the process, whatever it does."""
-        busy = bool(self.left)
-        self.left = []
+        busy = bool(self.pending)
+        self.pending = []
         self._pipe.close()  # which ends it where it waits for work
         if not busy:
-            self._process.join(config.BACKGROUND_LINGER)
+            self._process.join(LINGER)
         self._process.kill()
         self._process.join()
 
-    def _hear(self, seconds: float) -> bool:
+    def _receive(self, seconds: float) -> bool:
         """Take one message, if one comes within so many seconds."""
         if self._pipe.closed:
             return False
@@ -157,9 +161,9 @@ class Background:
                 return False
             kind, content = self._pipe.recv()
         except (EOFError, OSError):
-            raise self._fallen() from None
+            raise self._died() from None
         if kind == "done":
-            self.left.remove(content)
+            self.pending.remove(content)
         elif kind == "failed":
             self.end()
             raise content
@@ -167,17 +171,38 @@ class Background:
             _show(kind, content)
         return True
 
-    def _fallen(self) -> Fallen:
+    def _died(self) -> WorkerDied:
         self.end()
         code = self._process.exitcode
         how = f"exit code {code}"
         if code is not None and code < 0:
             how = f"killed by {signal.Signals(-code).name}: perhaps memory was short"
-        return Fallen(
-            f"the background process that makes samples and scores has ended ({how}). What was "
-            "saved before is intact; the same command continues. With --background off, training "
-            "makes them itself."
+        return WorkerDied(
+            f"the worker process that makes samples and scores has died ({how}). What was saved "
+            "before is intact; the same command continues. With --background off, training makes "
+            "them itself."
         )
+
+
+def constants() -> dict[str, dict[str, object]]:
+    """Constants of the package's imported modules as they are now: {module: {NAME: value}}.
+
+    One that was changed while this process runs is to be changed for the worker process, too.
+    """
+    modules = {name: m for name, m in sys.modules.items() if name.startswith("soundgan.")}
+    return {
+        name: {n: v for n, v in vars(module).items() if n.isupper() and _plain(v)}
+        for name, module in modules.items()
+    }
+
+
+def _plain(value: object) -> bool:
+    """Whether a value is nothing but numbers, text and collections of these."""
+    if isinstance(value, Mapping):
+        return all(map(_plain, (*value, *value.values())))
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, bytes, PurePath))
 
 
 def _show(stream: str, text: str) -> None:
@@ -187,8 +212,8 @@ def _show(stream: str, text: str) -> None:
 
 
 @contextmanager
-def _deaf_to_signals() -> Iterator[None]:
-    """A process that is started within never hears of Ctrl-C, not even while it starts.
+def _signals_blocked() -> Iterator[None]:
+    """A process that is started within never gets a Ctrl-C, not even while it starts.
 
     The signal of a terminal or of a batch system reaches both; what becomes of the work is decided
     by the one that trains.
@@ -207,9 +232,12 @@ def _deaf_to_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+# ---- the other process --------------------------------------------------------------------------
+
+
 def _serve(
     pipe: Connection,
-    setting: tuple[Mapping[str, object], int, str],
+    setting: tuple[Mapping[str, Mapping[str, object]], int, str],
     start: Callable[..., Worker],
     arguments: Sequence[object],
 ) -> None:
@@ -219,31 +247,32 @@ def _serve(
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
     with suppress(AttributeError, OSError):  # Windows has no such thing
-        os.nice(config.BACKGROUND_NICE)
-    constants, threads, advice = setting
-    vars(config).update(constants)
+        os.nice(NICE)
+    changed, threads, advice = setting
+    for name, values in changed.items():
+        vars(importlib.import_module(name)).update(values)
     torch.set_num_threads(threads)
     # Libraries may print from threads of their own, and what is collected as garbage while a
     # message is made may print in the middle of it.
     one_at_a_time = threading.RLock()
 
-    def tell(kind: str, content: object) -> None:
+    def send(kind: str, content: object) -> None:
         with one_at_a_time:
             pipe.send((kind, content))
 
-    sys.stdout, sys.stderr = (Voice(tell, name) for name in ("stdout", "stderr"))
+    sys.stdout, sys.stderr = (ForwardedStream(send, name) for name in ("stdout", "stderr"))
     try:
-        with runs.explain_memory(advice):
+        with explain_memory(advice):
             worker = start(*arguments)
-            tell("done", OPENING)
+            send("done", STARTING)
             while work := _next(pipe):
                 parts, content = work
                 for part in parts:
                     worker.do(part, content)
-                    tell("done", part)
+                    send("done", part)
     except BaseException as error:
-        with suppress(OSError):  # nobody is there to hear it
-            tell("failed", _to_send(error))
+        with suppress(OSError):  # nobody is there to receive it
+            send("failed", _to_send(error))
 
 
 def _end_with_parent() -> None:
@@ -265,14 +294,14 @@ def _to_send(error: BaseException) -> BaseException:
         with suppress(Exception):
             return pickle.loads(pickle.dumps(error))
     lines = traceback.format_exception(type(error), error, error.__traceback__)
-    return RuntimeError("in the background process:\n\n" + "".join(lines))
+    return RuntimeError("in the worker process:\n\n" + "".join(lines))
 
 
-class Voice(io.TextIOBase):
-    """A standard stream of the background process, whose lines are shown by the other one."""
+class ForwardedStream(io.TextIOBase):
+    """A standard stream of the worker process, whose lines the training process shows."""
 
-    def __init__(self, tell: Callable[[str, str], None], name: str) -> None:
-        self._tell, self._name, self._line = tell, name, ""
+    def __init__(self, send: Callable[[str, str], None], name: str) -> None:
+        self._send, self._name, self._line = send, name, ""
 
     def writable(self) -> bool:
         return True
@@ -283,5 +312,5 @@ class Voice(io.TextIOBase):
         if lines:
             shown = [line.rpartition("\r")[2] for line in lines]
             with suppress(OSError):
-                self._tell(self._name, "\n".join(shown))
+                self._send(self._name, "\n".join(shown))
         return len(text)
