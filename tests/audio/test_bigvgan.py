@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import librosa
@@ -12,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-import audio
-import bigvgan
-import config
-import scores
+from soundgan import audio
+from soundgan.audio import bigvgan
+from soundgan.audio.vocoders import HIFIGAN_GRID
+from soundgan.config_io import change
 
 CPU = torch.device("cpu")
 PUBLISHED = {  # what nvidia/bigvgan_v2_22khz_80band_fmax8k_256x says of itself
@@ -120,9 +119,9 @@ EXPECTED = {
 
 
 def test_the_same_numbers_as_the_authors(tmp_path):
-    for name, (change, expected) in EXPECTED.items():
-        about = SMALL | change
-        generator = bigvgan.load(write(tmp_path / name, about), config.HIFIGAN_GRID, CPU)
+    for name, (edit, expected) in EXPECTED.items():
+        about = SMALL | edit
+        generator = bigvgan.load(write(tmp_path / name, about), HIFIGAN_GRID, CPU)
         wave = generator(3 * wavy(torch.Size([1, 80, 6]), 0.5) - 4)
         assert wave.shape == (1, 1, 6 * 256)
         torch.testing.assert_close(
@@ -150,7 +149,7 @@ def test_the_filters_pass_what_is_low_and_stop_what_is_high():
 
 
 def test_a_folder_plays(default, folder):
-    cfg = replace(default, vocoder=str(folder))
+    cfg = change(default, {"vocoder": str(folder)})
     before = torch.get_rng_state()
     vocoder, note = audio.load_vocoder(cfg, CPU)
     assert torch.equal(torch.get_rng_state(), before)
@@ -161,7 +160,7 @@ def test_a_folder_plays(default, folder):
     assert wave.shape == (3, 50 * 256)
     assert 0.01 < wave.abs().max() <= 1
     # The first half hop lies before our first frame.
-    whole = bigvgan.load(folder, config.HIFIGAN_GRID, CPU)(mel[:, 0])[:, 0]
+    whole = bigvgan.load(folder, HIFIGAN_GRID, CPU)(mel[:, 0])[:, 0]
     some = 10 * 256  # far enough from the end, where a frame is repeated
     torch.testing.assert_close(wave[:, :some], whole[:, 128:][:, :some], rtol=1e-4, atol=1e-5)
 
@@ -194,7 +193,7 @@ def refuses(cfg, *parts: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "parts"),
+    ("edit", "parts"),
     [
         ({"fmax": None}, ("fmax = 11025.0, where 8000.0 is needed",)),
         ({"sampling_rate": 24000, "num_mels": 100}, ("24000", "num_mels = 100")),
@@ -206,14 +205,14 @@ def refuses(cfg, *parts: str) -> None:
         ({"use_bias_at_final": True}, ("its weights do not fit its config.json", "conv_post.bias")),
     ],
 )
-def test_folders_of_another_form(default, folder, change, parts):
-    (folder / "config.json").write_text(json.dumps(SMALL | change))
-    refuses(replace(default, vocoder=str(folder)), *parts)
+def test_folders_of_another_form(default, folder, edit, parts):
+    (folder / "config.json").write_text(json.dumps(SMALL | edit))
+    refuses(change(default, {"vocoder": str(folder)}), *parts)
 
 
 def test_folders_that_are_damaged(default, folder):
-    cfg = replace(default, vocoder=str(folder))
-    refuses(replace(cfg, n_mels=64), "n_mels = 64, not 80")
+    cfg = change(default, {"vocoder": str(folder)})
+    refuses(change(cfg, {"sound.n_mels": 64}), "n_mels = 64, not 80")
     torch.save(weights(SMALL), folder / "bigvgan_generator.pt")
     refuses(cfg, "no weights named generator")
     (folder / "bigvgan_generator.pt").write_bytes(b"rubbish")
@@ -229,12 +228,12 @@ def test_folders_that_are_damaged(default, folder):
     refuses(cfg, "its config.json is damaged")
     (folder / "config.json").write_text("[]")
     refuses(cfg, "is none of BigVGAN")
-    refuses(replace(cfg, vocoder="nvidia/bigvgan_v2_22khz_80band_fmax8k_256x"), "a folder only")
+    refuses(change(cfg, {"vocoder": "nvidia/bigvgan_v2_22khz_80band_fmax8k_256x"}), "a folder only")
 
 
 def test_other_weights_are_another_yardstick(default, folder, tmp_path):
     """Scores that were kept of one file of weights are not those of the next."""
-    vocoder, _ = audio.load_vocoder(replace(default, vocoder=str(folder)), CPU)
+    vocoder, _ = audio.load_vocoder(change(default, {"vocoder": str(folder)}), CPU)
 
     class Clips:
         fingerprint = "same"

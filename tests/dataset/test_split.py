@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-import dataset
-from config import Config, UserError
+from soundgan import dataset
+from soundgan.config_io import change
+from soundgan.dataset.split import hold_out
+from soundgan.errors import UserError
+from soundgan.settings import Config
 
 
 def clips_of(files: list[str]) -> dataset.Clips:
@@ -25,7 +27,7 @@ def clips_of(files: list[str]) -> dataset.Clips:
 
 
 def held_out(cfg: Config, files: list[str]) -> list[str]:
-    mask = dataset.hold_out(cfg, clips_of(files))
+    mask = hold_out(cfg, clips_of(files))
     return [name for name, out in zip(files, mask) if out]
 
 
@@ -43,7 +45,7 @@ def held_out(cfg: Config, files: list[str]) -> list[str]:
         ("rain/thunder.wav", "thunder"),
     ],
 )
-def test_a_name_tells_its_source(name: str, source: str) -> None:
+def test_the_source_in_a_name(name: str, source: str) -> None:
     assert dataset.source_in_name(name) == source
 
 
@@ -80,17 +82,18 @@ def test_a_source_that_would_take_half_a_class_is_passed_over(default: Config) -
 def test_small_classes_and_zero_hold_nothing_out(default: Config) -> None:
     files = [f"dog/bark{n}x.wav" for n in range(19)]
     assert held_out(default, files) == []
-    assert held_out(replace(default, holdout=0.0), [f"dog/bark{n}x.wav" for n in range(40)]) == []
+    none = change(default, {"holdout": 0.0})
+    assert held_out(none, [f"dog/bark{n}x.wav" for n in range(40)]) == []
 
 
 def test_the_end_of_one_long_recording_is_held_out(default: Config) -> None:
     clips = clips_of(["music/album.flac"] * 50)
-    mask = dataset.hold_out(replace(default, cut="consecutive"), clips)
+    mask = hold_out(change(default, {"sound.cut": "consecutive"}), clips)
     assert np.flatnonzero(mask).tolist() == [45, 46, 47, 48, 49]
 
 
 def test_more_files_change_nothing_for_a_known_run(default: Config, tmp_path: Path) -> None:
-    cfg = replace(default, output_dir=str(tmp_path), batch_size=4)
+    cfg = change(default, {"output_dir": str(tmp_path), "batch_size": 4})
     files = [f"dog/1-{n}00-A.wav" for n in range(30)]
     first = dataset.split(cfg, clips_of(files), known=False)
     out = {recording.path.name for recording in first.held_out}
@@ -105,7 +108,7 @@ def test_more_files_change_nothing_for_a_known_run(default: Config, tmp_path: Pa
 
 
 def test_names_that_are_no_utf8_stay_held_out(default: Config, tmp_path: Path) -> None:
-    cfg = replace(default, output_dir=str(tmp_path), batch_size=4)
+    cfg = change(default, {"output_dir": str(tmp_path), "batch_size": 4})
     files = [f"dog/\udce9{n}-A.wav" for n in range(20)]
     first = dataset.split(cfg, clips_of(files), known=False)
     again = dataset.split(cfg, clips_of(files), known=True)
@@ -114,20 +117,20 @@ def test_names_that_are_no_utf8_stay_held_out(default: Config, tmp_path: Path) -
 
 
 def test_one_clip_is_too_little_to_score_against(default: Config, tmp_path: Path) -> None:
-    cfg = replace(default, output_dir=str(tmp_path), batch_size=4, holdout=0.01)
+    cfg = change(default, {"output_dir": str(tmp_path), "batch_size": 4, "holdout": 0.01})
     with pytest.raises(UserError, match=r"One clip is held out.*--holdout 0\.1"):
         dataset.split(cfg, clips_of([f"dog/{n}.wav" for n in range(30)]), known=False)
 
 
 def test_without_a_record_a_known_run_has_trained_on_all(default: Config, tmp_path: Path) -> None:
-    cfg = replace(default, output_dir=str(tmp_path), batch_size=4)
+    cfg = change(default, {"output_dir": str(tmp_path), "batch_size": 4})
     split = dataset.split(cfg, clips_of([f"dog/{n}00-A.wav" for n in range(30)]), known=True)
     assert (len(split.training), split.held_out) == (30, [])
     assert "this run trained on all of them" in split.said
 
 
 def test_a_damaged_record_is_an_error(default: Config, tmp_path: Path) -> None:
-    cfg = replace(default, output_dir=str(tmp_path), batch_size=4)
+    cfg = change(default, {"output_dir": str(tmp_path), "batch_size": 4})
     cfg.run_dir.mkdir(parents=True)
     (cfg.run_dir / "held_out.csv").write_text("file,clip\ndog/1.wav,one\n")
     with pytest.raises(UserError, match=r"held_out\.csv is damaged"):
@@ -140,7 +143,7 @@ def test_a_folder_can_be_named_instead(small: Config, sounds: Path, tmp_path: Pa
         (apart / name).mkdir(parents=True)
         wave = 0.1 * np.random.default_rng(0).standard_normal(4000)
         soundfile.write(apart / name / "a.wav", wave, 8000)
-    cfg = replace(small, holdout_dir=str(apart))
+    cfg = change(small, {"holdout_dir": str(apart)})
     clips = dataset.load(cfg, dataset.find_clips(cfg))
     split = dataset.split(cfg, clips, known=False)
     assert len(split.training) == 18
@@ -149,11 +152,11 @@ def test_a_folder_can_be_named_instead(small: Config, sounds: Path, tmp_path: Pa
         ("high", "high"),
     }
     with pytest.raises(UserError, match="holdout_dir"):
-        dataset.split(replace(small, holdout_dir=str(tmp_path / "none")), clips, known=False)
+        dataset.split(change(small, {"holdout_dir": str(tmp_path / "none")}), clips, known=False)
 
 
 def test_what_is_left_must_fill_a_batch(default: Config, tmp_path: Path) -> None:
-    cfg = replace(default, output_dir=str(tmp_path), batch_size=28)
+    cfg = change(default, {"output_dir": str(tmp_path), "batch_size": 28})
     with pytest.raises(UserError, match="3 more are held out") as raised:
         dataset.split(cfg, clips_of([f"dog/1-{n}00-A.wav" for n in range(30)]), known=False)
     assert "--batch-size 27" in str(raised.value)

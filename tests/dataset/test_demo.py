@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-import audio
-import dataset
-import demo
-from config import UserError
+from soundgan import audio, dataset
+from soundgan.dataset import demo
+from soundgan.errors import UserError
 
 
 def test_deterministic_and_of_the_stated_form(tmp_path):
@@ -64,3 +68,21 @@ def test_nobodys_sounds_are_replaced(tmp_path):
     demo.write(tmp_path / "c", clips=1)
     demo.write(tmp_path / "c", clips=2)  # its own it may
     assert len(list((tmp_path / "c").rglob("*.wav"))) == 10
+
+
+def test_the_command(tmp_path):
+    """It writes the set and says where, or ends in one sentence."""
+    command = [sys.executable, "-m", "soundgan.dataset.demo"]
+    how = {"capture_output": True, "text": True, "cwd": Path(demo.__file__).parents[2]}
+    (tmp_path / "siren").mkdir()
+    (tmp_path / "siren" / "mine.wav").touch()
+    done = subprocess.run([*command, str(tmp_path)], **how)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"Error: .*mine\.wav exists, and the demo set would replace .*\n", done.stderr
+    )
+    (tmp_path / "siren" / "mine.wav").unlink()
+    done = subprocess.run([*command, str(tmp_path)], **how)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Wrote 32 clips of each of siren, drilling, dog_bark, ")
+    assert len(list(tmp_path.rglob("*.wav"))) == 160

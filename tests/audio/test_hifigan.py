@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from speechbrain.lobes.models.HifiGAN import HifiganGenerator
 
-import audio
-import config
 import train
+from soundgan import audio
+from soundgan.audio import loading
+from soundgan.audio.vocoders import VOCODER_REVISIONS
+from soundgan.config_io import change
+from soundgan.settings import GRIFFIN_LIM
 
 CPU = torch.device("cpu")
 SHAPE = {
@@ -57,7 +59,7 @@ def _no_network(monkeypatch):
 
 
 def test_a_folder_is_loaded_and_plays(default, hifigan):
-    vocoder, note = audio.load_vocoder(replace(default, vocoder=str(hifigan)), CPU)
+    vocoder, note = audio.load_vocoder(change(default, {"vocoder": str(hifigan)}), CPU)
     assert isinstance(vocoder, audio.HifiGan)
     assert note == ""
     mel = torch.randn(3, 1, 80, 24) - 5
@@ -69,7 +71,7 @@ def test_a_folder_is_loaded_and_plays(default, hifigan):
 
 
 def test_the_vocoders_own_padding_is_cut_evenly(default, hifigan):
-    vocoder, _ = audio.load_vocoder(replace(default, vocoder=str(hifigan)), CPU)
+    vocoder, _ = audio.load_vocoder(change(default, {"vocoder": str(hifigan)}), CPU)
     mel = torch.randn(1, 1, 80, 24) - 5
     padded = vocoder.model.decode_batch(mel[:, 0])[:, 0]
     assert padded.shape == (1, 34 * 256)
@@ -78,9 +80,9 @@ def test_the_vocoders_own_padding_is_cut_evenly(default, hifigan):
 
 def test_loading_and_vocoding_leave_the_random_state(default, hifigan):
     """A continued run loads its vocoder after its random state."""
-    for name in (str(hifigan), config.GRIFFIN_LIM):
+    for name in (str(hifigan), GRIFFIN_LIM):
         before = torch.get_rng_state()
-        vocoder, note = audio.load_vocoder(replace(default, vocoder=name), CPU)
+        vocoder, note = audio.load_vocoder(change(default, {"vocoder": name}), CPU)
         assert note == ""
         vocoder(torch.randn(1, 1, 80, 8, generator=torch.Generator().manual_seed(0)))
         assert torch.equal(torch.get_rng_state(), before)
@@ -91,7 +93,7 @@ def test_the_hubs_local_cache_is_enough(default, hifigan, tmp_path, monkeypatch)
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    revision = config.VOCODER_REVISIONS[default.vocoder]
+    revision = VOCODER_REVISIONS[default.vocoder]
     folder = tmp_path / f"models--{default.vocoder.replace('/', '--')}" / "snapshots" / revision
     shutil.copytree(hifigan, folder)
     vocoder, note = audio.load_vocoder(default, CPU)
@@ -107,7 +109,7 @@ def assert_falls_back(cfg, reason: str, **how) -> None:
     assert isinstance(vocoder, audio.GriffinLim)
     for part in (cfg.vocoder, reason, "Griffin-Lim", "--vocoder"):
         assert part in note
-    assert vocoder(torch.zeros(2, 1, cfg.n_mels, 8)).shape == (2, 8 * cfg.hop)
+    assert vocoder(torch.zeros(2, 1, cfg.sound.n_mels, 8)).shape == (2, 8 * cfg.sound.hop)
 
 
 @pytest.fixture
@@ -133,18 +135,20 @@ def test_a_hub_that_never_answers(default, monkeypatch):
 
 @pytest.mark.usefixtures("empty_cache")
 def test_a_dry_run_fetches_nothing(default, monkeypatch):
-    monkeypatch.setattr(audio, "_hub_answers", lambda name: True)
+    monkeypatch.setattr(loading, "_hub_answers", lambda name: True)
     assert_falls_back(default, "a real run fetches it", fetch=False)
 
 
 def test_folders_that_are_none(default, hifigan, tmp_path):
-    assert_falls_back(replace(default, vocoder="./nowhere"), "there is no such folder")
+    assert_falls_back(change(default, {"vocoder": "./nowhere"}), "there is no such folder")
     (tmp_path / "half").mkdir()
     shutil.copy(hifigan / "hyperparams.yaml", tmp_path / "half")
-    assert_falls_back(replace(default, vocoder=str(tmp_path / "half")), "no generator.ckpt")
+    assert_falls_back(change(default, {"vocoder": str(tmp_path / "half")}), "no generator.ckpt")
     shutil.copytree(hifigan, tmp_path / "broken")
     (tmp_path / "broken" / "generator.ckpt").write_bytes(b"rubbish")
-    assert_falls_back(replace(default, vocoder=str(tmp_path / "broken")), "cannot load the folder")
+    assert_falls_back(
+        change(default, {"vocoder": str(tmp_path / "broken")}), "cannot load the folder"
+    )
 
 
 def test_weights_of_another_form_fall_back(default, hifigan, tmp_path):
@@ -155,7 +159,7 @@ def test_weights_of_another_form_fall_back(default, hifigan, tmp_path):
     )
     text = (hifigan / "hyperparams.yaml").read_text().replace("in_channels: 80", "in_channels: 100")
     (folder / "hyperparams.yaml").write_text(text)
-    assert_falls_back(replace(default, vocoder=str(folder)), "it loads but does not play")
+    assert_falls_back(change(default, {"vocoder": str(folder)}), "it loads but does not play")
 
 
 @pytest.mark.usefixtures("empty_cache")
@@ -166,22 +170,24 @@ def test_addresses_that_are_none(default, monkeypatch, address):
 
 
 def test_another_grid_names_the_constants(default, hifigan):
-    cfg = replace(default, vocoder=str(hifigan), n_mels=64, f_max=11025.0)
+    cfg = change(default, {"vocoder": str(hifigan), "sound.n_mels": 64, "sound.f_max": 11025.0})
     assert_falls_back(cfg, "n_mels = 64, not 80; f_max = 11025.0, not 8000.0")
 
 
 def test_a_run_plays_through_the_vocoder_it_names(default, hifigan, sounds, tmp_path):
     """The whole way once on the vocoder's own grid, with short clips and small networks."""
-    cfg = replace(
+    cfg = change(
         default,
-        data_dir=str(sounds),
-        output_dir=str(tmp_path / "outputs"),
-        device="cpu",
-        vocoder=str(hifigan),
-        frames=16,
-        generator_channels=(16, 8),
-        critic_channels=(8, 16),
-        epochs=1,
+        {
+            "data_dir": str(sounds),
+            "output_dir": str(tmp_path / "outputs"),
+            "device": "cpu",
+            "vocoder": str(hifigan),
+            "sound.frames": 16,
+            "generator.channels": (16, 8),
+            "critic.channels": (8, 16),
+            "epochs": 1,
+        },
     )
     run = train.train(cfg)
     assert run.epoch == 1
