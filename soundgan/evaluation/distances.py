@@ -1,7 +1,7 @@
-"""Distances between sets of embeddings or of log-mels: how far generated sounds are from real ones.
+"""Formulas of the metrics: how far one set of embeddings or statistics lies from another.
 
-Each is one function that cites its paper and knows nothing of sounds. Real embeddings `(R, D)` come
-first, those to be judged `(N, D)` second.
+Each is one function that cites its paper and knows nothing of sounds. Embeddings of real sounds
+`(R, D)` come first, those of the sounds to score `(N, D)` second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-import config
+DIRECTIONS = 1024  # of the sliced Wasserstein distance
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
@@ -23,14 +23,14 @@ def frechet(real: Tensor, fake: Tensor) -> float:
     """
     from torchmetrics.image.fid import FrechetInceptionDistance  # seconds to import
 
-    metric = FrechetInceptionDistance(feature=_Passed(real.shape[1]))
+    metric = FrechetInceptionDistance(feature=_Identity(real.shape[1]))
     metric.set_dtype(torch.float64)
     metric.update(real.double().cpu(), real=True)
     metric.update(fake.double().cpu(), real=False)
     return float(metric.compute())
 
 
-class _Passed(nn.Module):
+class _Identity(nn.Module):
     """What torchmetrics takes for a network where embeddings are already at hand."""
 
     def __init__(self, size: int) -> None:
@@ -42,10 +42,10 @@ class _Passed(nn.Module):
 
 
 def inception_score(logits: Tensor) -> float:
-    """`exp E[KL(p(y|x) || p(y))]` of the ear's opinions `(N, K)` (Salimans et al. 2016): 1 to K."""
-    opinion = softmax(logits.double(), dim=1)
-    overall = opinion.mean(0, keepdim=True)
-    return float((opinion * (opinion.log() - overall.log())).sum(1).mean().exp())
+    """`exp E[KL(p(y|x) || p(y))]` of a classifier's predictions, `(N, K)` (Salimans et al. 2016): 1 to K."""
+    each = softmax(logits.double(), dim=1)
+    overall = each.mean(0, keepdim=True)
+    return float((each * (each.log() - overall.log())).sum(1).mean().exp())
 
 
 def bandwidth(real: Tensor) -> float:
@@ -137,7 +137,7 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0) -> float:
     """
     mean, std = real.mean(0), real.std(0) + 1e-3
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(real.shape[1], config.SCORE_DIRECTIONS, generator=generator)
+    directions = torch.randn(real.shape[1], DIRECTIONS, generator=generator)
     directions = directions / directions.norm(dim=0)
     lines = [((x - mean) / std @ directions).sort(0).values for x in (real, fake)]
     return float((lines[0] - lines[1]).abs().mean())

@@ -1,0 +1,294 @@
+"""The evaluator: real sounds, the classifiers trained on them, and how real sounds score.
+
+It is made once for a data set, a vocoder and a length of clip, then kept in the cache and shared by
+all runs on them. Each figure is also given for real sounds that nobody trained on (what a perfect
+model would reach) and for the same sounds sent through the vocoder (what any model can reach with
+it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundgan import files
+from soundgan.audio import Transform, Vocoder, bigvgan
+from soundgan.dataset import Clips, Recording, Split, decoded_constants, recordings
+from soundgan.evaluation import classifier as classifiers
+from soundgan.evaluation import distances, features, metrics
+from soundgan.evaluation.classifier import Classifier, train_classifiers
+from soundgan.evaluation.features import SoundSet, measure_files
+from soundgan.evaluation.metrics import METRICS, Comparison, View
+from soundgan.settings import Config
+
+VERSION = 4  # raise it when a formula changes: what was kept is made anew then
+MOST_REAL = 2000  # most training clips that sounds are compared with
+LEAST = 4  # sounds that are generated of the rarest class
+DRAWS = 10  # subsets over which figures that depend on the number of sounds are averaged
+
+REAL, SEEN = "held-out real", "real, trained on"  # the row of real sounds
+ROUND_TRIP = "{}, through the vocoder"  # the row of the same, there and back
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Evaluator:
+    """The real sounds, the classifiers that were trained on them, and how the real ones score.
+
+    Where nothing is held out, `unseen` is a part of the training clips, and the scores say so.
+    """
+
+    cfg: Config
+    classes: list[str]
+    split: Split
+    vocoder: str
+    counts: list[int]  # sounds of each class to generate, in proportion to the training clips
+    device: torch.device  # where classifiers are trained
+    classifiers: list[Classifier] = field(default_factory=list)
+    training: SoundSet | None = None
+    unseen: SoundSet | None = None
+    rows: dict[str, dict[str, float | None]] = field(default_factory=dict)  # of real sounds
+
+    @property
+    def real(self) -> str:
+        """Name of the row of unseen real sounds."""
+        return REAL if self.split.held_out else SEEN
+
+    @property
+    def at_a_time(self) -> np.ndarray:
+        """Sounds of each class, `(K,)`, of which the figures are taken that depend on the number:
+        as many as there are both unseen real and generated ones."""
+        unseen = np.bincount(self.unseen.labels.numpy(), minlength=len(self.counts))
+        return np.minimum(unseen, self.counts)
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes of the sounds to generate, `(N,)`."""
+        return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+
+    def compare(
+        self, sounds: SoundSet, intended: bool = True, teaching: SoundSet | None = None
+    ) -> Comparison:
+        """A set of sounds beside the real ones.
+
+        `intended`: whether its labels were meant. `teaching`: sounds from which classifiers learn
+        the classes before they are tested on unseen real ones.
+        """
+        return Comparison(
+            sounds=sounds,
+            training=self.training,
+            unseen=self.unseen,
+            classifiers=self.classifiers,
+            draws=self.draws(sounds, intended),
+            intended=intended,
+            classes=len(self.classes),
+            held_out=bool(self.split.held_out),
+            teaching=teaching,
+            device=self.device,
+        )
+
+    def row(
+        self, sounds: SoundSet, intended: bool = True, teaching: SoundSet | None = None
+    ) -> dict[str, float | None]:
+        """The figures METRICS of a set of sounds; arguments as those of `compare`."""
+        return metrics.figures(self.compare(sounds, intended, teaching))
+
+    def draws(self, sounds: SoundSet, intended: bool) -> list[np.ndarray]:
+        """Rows of `sounds`, several times: as many (of a class) as every row of the scores has."""
+        labels, sizes = sounds.labels.numpy(), self.at_a_time
+        if not intended:
+            labels, sizes = np.zeros_like(labels), sizes.sum(keepdims=True)
+        if (np.bincount(labels, minlength=len(sizes)) <= sizes).all():
+            return [np.arange(len(labels))]
+        rng = np.random.default_rng(0)
+
+        def draw() -> np.ndarray:
+            own = [np.flatnonzero(labels == k) for k in range(len(sizes))]
+            return np.concatenate([rng.permutation(r)[:size] for r, size in zip(own, sizes)])
+
+        return [draw() for _ in range(DRAWS)]
+
+    def per_class(self, comparison: Comparison) -> dict[str, dict[str, float | str | None]]:
+        """Which class is bad, and what it is taken for, beside what unseen real clips reach."""
+        views, sounds = comparison.views, comparison.sounds
+        predicted = torch.stack([view.logits.argmax(1) for view in views])  # (classifiers, N)
+        real = torch.stack([c(self.unseen.x).argmax(1) for c in self.classifiers])
+        table = {}
+        for k, name in enumerate(self.classes):
+            unseen, own = self.unseen.labels == k, sounds.labels == k
+            wrong = predicted[:, own][predicted[:, own] != k]
+            spreads = [view.diversity for view in views]
+            table[name] = {
+                "clips": int(own.sum()),
+                "accuracy": _share(predicted[:, own] == k),
+                f"accuracy, {self.real}": _share(real[:, unseen] == k),
+                "taken for": self.classes[int(wrong.mode().values)] if len(wrong) else None,
+                "kernel": _kernel_of_class(views, k),
+                "diversity": float(np.mean([s[k] for s in spreads])) if k in spreads[0] else None,
+            }
+        return table
+
+
+def _kernel_of_class(views: list[View], k: int) -> float | None:
+    """Kernel distance of one class's sounds from its training clips, by all of their widths."""
+    if (views[0].real_labels == k).sum() < 2:
+        return None
+    values = []
+    for view in views:
+        real, made = view.real[view.real_labels == k], view.made[view.labels == k]
+        width = distances.bandwidth(view.real)
+        values.append(distances.kernel_distance(real, made, width)[0])
+    return float(np.mean(values))
+
+
+def _share(mask: Tensor) -> float | None:
+    return float(mask.float().mean()) if mask.numel() else None
+
+
+# ---- making it ----------------------------------------------------------------------------------
+
+
+def make_evaluator(
+    cfg: Config, clips: Clips, split: Split, vocoder: Vocoder, device: torch.device
+) -> Evaluator:
+    """Open what an earlier scoring kept, or measure the real sounds and train the classifiers.
+
+    Raises UserError where a real sound has gone since it was decoded.
+    """
+    chosen = _choose(cfg, clips, split)
+    stamps = [files.stamp(recording.path) for recording in chosen.unseen]  # maybe of another folder
+    key = _key(cfg, clips, vocoder, (chosen.training, chosen.unseen, stamps, chosen.counts))
+    path = cfg.cache_dir / f"evaluator-{key}.pt"
+    evaluator = Evaluator(cfg, clips.classes, split, vocoder.name, chosen.counts, device)
+    if not _open(evaluator, path):
+        print("Scores: measuring the real sounds, once for this data set ...", flush=True)
+        _measure_real(evaluator, vocoder, chosen)
+        _keep(evaluator, path)
+    return evaluator
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Real sounds of an evaluator."""
+
+    training: list[Recording]  # to compare with
+    unseen: list[Recording]
+    teaching: list[int]  # which of `training` teach classifiers: as many as are generated
+    counts: list[int]  # of each class, both of these and of the sounds to generate
+
+
+def _choose(cfg: Config, clips: Clips, split: Split) -> _Chosen:
+    training = recordings(clips, spread_out(split.training, MOST_REAL))
+    per_class = np.bincount([r.label for r in training], minlength=len(clips.classes))
+    share = cfg.score_clips * len(per_class) * per_class / per_class.sum()
+    counts = np.maximum(np.round(share).astype(int), LEAST).tolist()
+    teaching = _first(training, counts)
+    unseen = spread_out(split.held_out, MOST_REAL) or [training[i] for i in teaching]
+    return _Chosen(training, unseen, teaching, counts)
+
+
+def _measure_real(evaluator: Evaluator, vocoder: Vocoder, chosen: _Chosen) -> None:
+    cfg = evaluator.cfg
+    evaluator.training = measure_files(cfg, chosen.training)
+    evaluator.unseen = measure_files(cfg, chosen.unseen)
+    evaluator.classifiers = train_classifiers(
+        evaluator.training, len(evaluator.classes), evaluator.device
+    )
+    teaching = evaluator.training.subset(chosen.teaching)
+    evaluator.rows[evaluator.real] = evaluator.row(evaluator.unseen, teaching=teaching)
+    if not cfg.sound.raw:
+        row = _through(evaluator, vocoder, chosen)
+        evaluator.rows[ROUND_TRIP.format(evaluator.real)] = row
+
+
+def round_trip(evaluator: Evaluator, clips: Clips, vocoder: Vocoder) -> dict[str, float | None]:
+    """The row of unseen real sounds through another vocoder, by the evaluator's own classifiers.
+
+    Raises UserError where one of them has gone.
+    """
+    return _through(evaluator, vocoder, _choose(evaluator.cfg, clips, evaluator.split))
+
+
+def _through(evaluator: Evaluator, vocoder: Vocoder, chosen: _Chosen) -> dict[str, float | None]:
+    transform = Transform(evaluator.cfg)
+
+    def through(waves: Tensor) -> Tensor:
+        return vocoder(transform(waves))
+
+    taught = [chosen.training[k] for k in chosen.teaching]
+    unseen, teaching = (
+        measure_files(evaluator.cfg, some, through) for some in (chosen.unseen, taught)
+    )
+    return evaluator.row(unseen, teaching=teaching)
+
+
+def spread_out(items: Sequence[Item], most: int) -> list[Item]:
+    """At most `most` of them, evenly from the whole sequence."""
+    step = max(1.0, len(items) / most)
+    return [items[int(k * step)] for k in range(int(len(items) / step))]
+
+
+def _first(recordings: list[Recording], counts: list[int]) -> list[int]:
+    """Indices of the first `counts[k]` recordings of each class k."""
+    left, rows = list(counts), []
+    for row, recording in enumerate(recordings):
+        if left[recording.label]:
+            left[recording.label] -= 1
+            rows.append(row)
+    return rows
+
+
+# ---- keeping it ---------------------------------------------------------------------------------
+
+
+def _key(cfg: Config, clips: Clips, vocoder: Vocoder, chosen: tuple) -> str:
+    """What the kept evaluator depends on, in 16 characters; `chosen`: its real sounds."""
+    weights = [Path(vocoder.name) / name for name in ("generator.ckpt", bigvgan.WEIGHTS)]
+    changed = next((p.stat().st_mtime_ns for p in weights if p.is_file()), None)
+    decisive = [clips.fingerprint, chosen, decoded_constants(cfg), (vocoder.name, changed)]
+    decisive += [list(METRICS), _constants()]
+    return hashlib.sha256(repr(decisive).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _constants() -> list[tuple[str, object]]:
+    """The numbers at the top of the files of this room."""
+    values = [vars(module) for module in (classifiers, distances, features, metrics)]
+    named = [item for own in (*values, globals()) for item in own.items() if item[0].isupper()]
+    return [(name, value) for name, value in named if name != "METRICS"]
+
+
+def _keep(evaluator: Evaluator, path: Path) -> None:
+    weights = [classifier.state_dict() for classifier in evaluator.classifiers]
+    state = {"classifiers": weights, "rows": evaluator.rows}
+    state |= {name: vars(getattr(evaluator, name)) for name in ("training", "unseen")}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    files.write_bytes(path, buffer.getbuffer())
+
+
+def _open(evaluator: Evaluator, path: Path) -> bool:
+    """Fill an evaluator from what was kept; False where there is nothing whole."""
+    try:
+        state = torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        return False
+    except Exception as error:  # a damaged file fails in whatever way it likes
+        print(f"{path} is damaged ({type(error).__name__}) and will be made anew.")
+        return False
+    evaluator.rows = state["rows"]
+    evaluator.training, evaluator.unseen = (SoundSet(**state[n]) for n in ("training", "unseen"))
+    for weights in state["classifiers"]:
+        with torch.random.fork_rng(devices=[]):  # initial weights, though replaced, are drawn
+            one = Classifier(len(weights["classify.bias"]), weights["mean"], weights["std"])
+        one.load_state_dict(weights)
+        evaluator.classifiers.append(one.eval().requires_grad_(False))
+    return True

@@ -1,0 +1,265 @@
+"""The figures of a set of sounds: METRICS says how each is computed and what it means.
+
+To add one, write a function and add an entry: columns of scores.csv, scores.json, the table of
+`evaluate.py` and the page follow. A function gets a `View`, what one classifier sees of the sounds
+and of the real ones, and returns a number, or None where it has no meaning; formulas of papers
+stand in `distances.py`. Raise VERSION in `evaluator.py` when a formula changes.
+
+Shapes: N sounds, K classes, D numbers of an embedding.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundgan.evaluation import classifier as classifiers
+from soundgan.evaluation import distances
+from soundgan.evaluation.classifier import Classifier, train_classifiers
+from soundgan.evaluation.features import SoundSet, statistics
+
+NEIGHBOURS = 5  # the k of density and coverage
+BOOTSTRAP = 500  # draws of the kernel distance's interval
+
+
+# ---- what a metric is computed of ---------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class View:
+    """A set of sounds, and the real ones beside it, as one classifier sees them."""
+
+    classifier: Classifier
+    real: Tensor  # (R, D) embeddings of the real training clips
+    real_labels: Tensor  # (R,) their classes
+    unseen: Tensor  # (U, D) embeddings of real sounds that nobody trained on
+    made: Tensor  # (N, D) embeddings of the sounds that are scored
+    labels: Tensor  # (N,) class that each was meant to be
+    intended: bool  # whether a class was meant at all
+    classes: int  # K
+    held_out: bool  # whether `unseen` was really kept from training
+
+    def subset(self, rows: np.ndarray) -> View:
+        """Some of the sounds, beside all the real ones."""
+        return replace(self, made=self.made[rows], labels=self.labels[rows])
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Predictions of the sounds' classes, `(N, K)`."""
+        return self.classifier.classify(self.made)
+
+    @cached_property
+    def kernel(self) -> tuple[float, np.ndarray]:
+        """The kernel distance, and BOOTSTRAP values of it."""
+        width = distances.bandwidth(self.real)
+        return distances.kernel_distance(self.real, self.made, width, BOOTSTRAP)
+
+    @cached_property
+    def density_coverage(self) -> tuple[float, float]:
+        return distances.density_coverage(self.real, self.made, NEIGHBOURS)
+
+    @cached_property
+    def copying(self) -> tuple[float, float]:
+        """Ratio and rank test."""
+        return distances.copying(self.real, self.unseen, self.made)
+
+    @cached_property
+    def diversity(self) -> dict[int, float]:
+        """Mean distance within each class, over that of its training clips."""
+        labels = (self.real_labels, self.labels)
+        if not self.intended:  # all of it is one class
+            labels = tuple(torch.zeros_like(y) for y in labels)
+        whole = distances.spread(self.real, labels[0])
+        own = distances.spread(self.made, labels[1])
+        return {k: own[k] / max(whole[k], 1e-9) for k in own if k in whole}
+
+
+@dataclass(eq=False)
+class Comparison:
+    """A set of sounds beside the real ones, with the classifiers that compare them."""
+
+    sounds: SoundSet
+    training: SoundSet  # the real training clips
+    unseen: SoundSet  # real sounds that nobody trained on
+    classifiers: list[Classifier]
+    draws: list[np.ndarray]  # rows of `sounds`: as many as are compared of any set, several times
+    intended: bool
+    classes: int
+    held_out: bool
+    teaching: SoundSet | None  # from which classifiers learn for the classification accuracy score
+    device: torch.device  # where those are trained
+
+    @cached_property
+    def views(self) -> list[View]:
+        """One a classifier."""
+        return [
+            View(
+                classifier,
+                *(classifier.embed(self.training.x), self.training.labels),
+                *(classifier.embed(self.unseen.x), classifier.embed(self.sounds.x)),
+                *(self.sounds.labels, self.intended, self.classes, self.held_out),
+            )
+            for classifier in self.classifiers
+        ]
+
+    @cached_property
+    def draw_views(self) -> list[list[View]]:
+        """For each classifier, one a draw."""
+        return [[view.subset(rows) for rows in self.draws] for view in self.views]
+
+
+# ---- metrics ------------------------------------------------------------------------------------
+
+
+def accuracy(view: View) -> float | None:
+    if view.classes < 2 or not view.intended:
+        return None
+    return float((view.logits.argmax(1) == view.labels).float().mean())
+
+
+def inception(view: View) -> float | None:
+    return distances.inception_score(view.logits) if view.classes > 1 else None
+
+
+def kernel_interval(comparison: Comparison, percent: float) -> float:
+    """A percentile of the kernel distance's bootstrap values, which are means over classifiers."""
+    values = np.mean([view.kernel[1] for view in comparison.views], axis=0)
+    return float(np.percentile(values, percent))
+
+
+def classification_accuracy_score(comparison: Comparison) -> float | None:
+    """Ravuri & Vinyals 2019: learn the classes from these sounds, be tested on unseen real ones."""
+    if comparison.teaching is None or comparison.classes < 2:
+        return None
+    learnt = train_classifiers(comparison.teaching, comparison.classes, comparison.device)
+    return float(np.mean([classifiers.accuracy(one, comparison.unseen) for one in learnt]))
+
+
+def sliced(comparison: Comparison) -> float:
+    """Equally many sounds and real clips at a time, in their log-mel statistics."""
+    real, made = statistics(comparison.training.x), statistics(comparison.sounds.x)
+    rng = np.random.default_rng(0)
+    fits = [
+        rng.permutation(rows)[: len(real)] if len(rows) > len(real) else rows
+        for rows in comparison.draws
+    ]
+    pairs = [(real[rng.permutation(len(real))[: len(rows)]], made[rows]) for rows in fits]
+    return float(np.mean([distances.sliced_wasserstein(*pair) for pair in pairs]))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure: how it is computed, and what it says."""
+
+    compute: Callable[..., float | None]
+    meaning: str  # one line, for scores.json and the page
+    of: Literal["view", "draw", "comparison"] = "view"
+    """What `compute` gets. view: all sounds, as one classifier sees them (the figure is the mean
+    over classifiers); draw: likewise, but equally many sounds of every set, for what depends on
+    their number (the mean over draws, too); comparison: everything, once."""
+    headline: bool = False  # whether it is one to look at first
+
+
+METRICS = {  # in the order of the columns of scores.csv
+    "accuracy": Metric(
+        accuracy,
+        "share of sounds classified as the class they were meant to be; higher is better",
+        headline=True,
+    ),
+    "frechet": Metric(
+        lambda view: distances.frechet(view.real, view.made),
+        "distance of means and covariances of embeddings; lower is better",
+        of="draw",
+        headline=True,
+    ),
+    "kernel": Metric(
+        lambda view: view.kernel[0],
+        "100 times the unbiased kernel distance of embeddings; 0: no difference",
+        headline=True,
+    ),
+    "kernel_low": Metric(
+        lambda comparison: kernel_interval(comparison, 2.5),
+        "lower end of its 95 % bootstrap interval",
+        of="comparison",
+    ),
+    "kernel_high": Metric(
+        lambda comparison: kernel_interval(comparison, 97.5),
+        "upper end of its 95 % bootstrap interval",
+        of="comparison",
+    ),
+    "density": Metric(
+        lambda view: view.density_coverage[0],
+        "how many real neighbourhoods a sound lies in, over 5; about 1 for real sounds",
+        of="draw",
+    ),
+    "coverage": Metric(
+        lambda view: view.density_coverage[1],
+        "share of real training clips with a sound nearby; higher is better",
+        of="draw",
+        headline=True,
+    ),
+    "inception": Metric(
+        inception,
+        "certain predictions for each sound, different ones overall: 1 to the number of classes",
+        of="draw",
+    ),
+    "cas": Metric(
+        classification_accuracy_score,
+        "accuracy, on unseen real sounds, of a classifier that learnt from these",
+        of="comparison",
+        headline=True,
+    ),
+    "copy_ratio": Metric(
+        lambda view: view.copying[0] if view.held_out else None,
+        "distance to the nearest training clip, over that of unseen real sounds",
+    ),
+    "copy_z": Metric(
+        lambda view: view.copying[1] if view.held_out else None,
+        "rank test of the same; under -3, sounds lie suspiciously near",
+    ),
+    "diversity": Metric(
+        lambda view: float(np.mean(list(view.diversity.values()))),
+        "distance between sounds of a class, over that of training clips; 0: equal",
+    ),
+    "sliced": Metric(
+        sliced,
+        "distance of log-mel statistics, without any classifier; lower is better",
+        of="comparison",
+    ),
+    "silent": Metric(
+        lambda comparison: comparison.sounds.silent, "share of silent sounds", of="comparison"
+    ),
+    "clipped": Metric(
+        lambda comparison: comparison.sounds.clipped,
+        "share of sounds with ten samples or more at full scale",
+        of="comparison",
+    ),
+}
+
+
+def figures(comparison: Comparison) -> dict[str, float | None]:
+    """All METRICS of a set of sounds; those that have no meaning here are None."""
+    return {name: _figure(metric, comparison) for name, metric in METRICS.items()}
+
+
+def _figure(metric: Metric, comparison: Comparison) -> float | None:
+    if metric.of == "comparison":
+        return metric.compute(comparison)
+    if metric.of == "view":
+        return _mean(metric.compute(view) for view in comparison.views)
+    return _mean(_mean(map(metric.compute, views)) for views in comparison.draw_views)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Added in order (NumPy adds in another), so that scores repeat to the last bit."""
+    values = list(values)
+    if None in values:
+        return None
+    return float(reduce(operator.add, values) / len(values))

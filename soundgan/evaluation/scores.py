@@ -1,0 +1,133 @@
+"""How good are the generated sounds? The content of scores.json, and how it is shown.
+
+The figures come from waveforms, beside the same figures for real sounds: no network is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor, nn
+
+from soundgan import files
+from soundgan.audio import Vocoder, vocoders
+from soundgan.evaluation import metrics
+from soundgan.evaluation.evaluator import Evaluator
+from soundgan.evaluation.features import measure
+from soundgan.models.sampling import draw_latents, generate_clips
+from soundgan.settings import Config
+
+FEW = 50  # clips below which a row is marked as uncertain
+COLLAPSE = 0.3  # diversity of a class, as a share of real clips', below which it is named
+COPY_Z = -3.0  # copying is named below this
+
+SCORES = tuple(metrics.METRICS)  # one row of figures; also the columns of scores.csv
+MEANINGS = {name: metric.meaning for name, metric in metrics.METRICS.items()}
+HEADLINE = tuple(name for name, metric in metrics.METRICS.items() if metric.headline)
+GENERATED = "generated"  # the row of what is scored
+
+
+def score(cfg: Config, generator: nn.Module, vocoder: Vocoder, evaluator: Evaluator) -> dict:
+    """Generate, vocode and measure; returns the content of scores.json but for the epoch.
+
+    Always of the same latents, and with a random state of its own: scoring changes nothing.
+    """
+    device = next(generator.parameters()).device
+    labels = evaluator.labels  # (N,)
+    z = draw_latents(cfg, len(labels), torch.Generator().manual_seed(cfg.seed + 1))
+    parts = zip(z.split(vocoders.VOCODER_BATCH), labels.split(vocoders.VOCODER_BATCH))
+    waves = [vocoder(generate_clips(generator, a.to(device), b.to(device))) for a, b in parts]
+    return score_waves(evaluator, torch.cat(waves))
+
+
+def score_waves(evaluator: Evaluator, waves: Tensor) -> dict:
+    """All that is known of `waves (N, L)`, made for `evaluator.labels`: most of scores.json."""
+    cfg, split = evaluator.cfg, evaluator.split
+    intended = cfg.conditional
+    sounds = measure(cfg, waves, evaluator.labels)
+    comparison = evaluator.compare(sounds, intended, sounds if intended else None)
+    rows = {GENERATED: metrics.figures(comparison), **evaluator.rows}
+    sizes = {n: len((sounds if n == GENERATED else evaluator.unseen).labels) for n in rows}
+    many = intended and len(evaluator.classes) > 1
+    table = evaluator.per_class(comparison) if many else {}
+    return {
+        "on": "sound" if cfg.sound.raw else f"sound, by {evaluator.vocoder}",
+        "held_out": {
+            "clips": len(split.held_out),
+            "training_clips": len(split.training),
+            "by": split.said,
+        },
+        "rows": {name: {"clips": sizes[name]} | row for name, row in rows.items()},
+        "few": [name for name, size in sizes.items() if size < FEW],
+        "per_class": table,
+        "notes": _notes(evaluator, rows[GENERATED], table),
+        "headline": HEADLINE,
+        "meanings": MEANINGS,
+    }
+
+
+def _notes(evaluator: Evaluator, made: dict, table: dict) -> list[str]:
+    notes = [
+        f"Means over {len(evaluator.classifiers)} classifiers trained on "
+        f"{len(evaluator.training.labels)} real training clips, to which every row is compared. "
+        "Frechet, density, coverage, inception and sliced are of "
+        f"{evaluator.at_a_time.sum()} sounds at a time."
+    ]
+    if not evaluator.split.held_out:
+        notes.append(
+            f"{evaluator.split.said} The classifiers know those: the real rows flatter, and copies "
+            "cannot be told."
+        )
+    if len(evaluator.classes) < 2:
+        notes.append(
+            "There is one class: the classifiers learnt to tell groups of similar clips apart, "
+            "and figures about classes are left out."
+        )
+    spreads = {name: own["diversity"] for name, own in table.items()}
+    if flat := [name for name, own in spreads.items() if own is not None and own < COLLAPSE]:
+        notes.append(
+            f"Collapse: the sounds of {', '.join(flat)} are less than {COLLAPSE:g} times as "
+            "different from each other as real ones."
+        )
+    if made["copy_z"] is not None and made["copy_z"] < COPY_Z:
+        notes.append(
+            "Copying: generated sounds lie nearer to training clips than unseen real ones do "
+            f"(ratio {made['copy_ratio']:.2f}, z {made['copy_z']:.1f})."
+        )
+    return notes
+
+
+# ---- writing and showing them -------------------------------------------------------------------
+
+
+def write_scores(cfg: Config, epoch: int, step: int, weights: str, scores: dict) -> None:
+    """Write `scores.json` of a run; `weights`: last or best."""
+    about = {"recipe": cfg.recipe, "epoch": epoch, "step": step, "weights": weights}
+    content = json.dumps(about | scores, indent=2)
+    files.write_bytes(cfg.run_dir / "scores.json", content.encode())
+
+
+def in_short(epoch: int, scores: dict) -> str:
+    """The figures that matter most in one line, each with that of unseen real sounds."""
+    made, real = list(scores["rows"].values())[:2]
+    figures = [
+        f"{name} {made[name]:.3g} ({real[name]:.3g})" for name in HEADLINE if made[name] is not None
+    ]
+    of = list(scores["rows"])[1]
+    return f"Scores after epoch {epoch} (in brackets: {of}): {', '.join(figures)}"
+
+
+def table(scores: dict) -> str:
+    """The rows of scores as lines of text, what is uncertain marked with a star."""
+    names = [n for n in SCORES if any(row[n] is not None for row in scores["rows"].values())]
+    lines = [["", "clips", *names]]
+    for title, row in scores["rows"].items():
+        mark = "*" if title in scores["few"] else ""
+        cells = ["-" if row[n] is None else f"{row[n]:.3g}" for n in names]
+        lines.append([title + mark, str(row["clips"]), *cells])
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
+    if scores["few"]:
+        text.append(f"* from fewer than {FEW} clips: uncertain")
+    return "\n".join([*text, *scores["notes"]])
