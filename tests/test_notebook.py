@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -11,9 +15,10 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
-    "--vocoder griffin-lim --device cpu --sample-rate 8000 --n-fft 256 --hop 64 --n-mels 16 "
-    "--f-max 4000 --frames 32 --latent-dim 8 --generator-channels 16 8 --critic-channels 8 16 "
-    "--norm-groups 4 --batch-size 4 --score-every 0"
+    "--vocoder griffin-lim --device cpu --sound.sample-rate 8000 --sound.n-fft 256 --sound.hop 64 "
+    "--sound.n-mels 16 --sound.f-max 4000 --sound.frames 32 --generator.latent-dim 8 "
+    "--generator.channels 16 8 --critic.channels 8 16 --generator.norm-groups 4 "
+    "--critic.norm-groups 4 --batch-size 4 --score-every 0"
 )
 
 
@@ -27,8 +32,9 @@ def tagged(cell, tag: str) -> bool:
 
 
 def test_it_runs_and_plays(notebook, sounds, tmp_path):
+    folder = sounds.rename(sounds.with_name("Tom's sounds"))  # what a shell would take apart
     (parameters,) = [cell for cell in notebook.cells if tagged(cell, "parameters")]
-    values = (str(sounds), str(tmp_path / "out"), 1, SMALL)
+    values = (str(folder), str(tmp_path / "out"), 1, SMALL)
     parameters.source += "\nSOUNDS, OUTPUTS, EPOCHS, MORE = " + repr(values)
     notebook.cells = [cell for cell in notebook.cells if not tagged(cell, "colab")]
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}})
@@ -48,17 +54,60 @@ def test_it_is_clean(notebook):
         assert cell.get("execution_count") is None
 
 
+@pytest.fixture
+def program(tmp_path):
+    """A folder that holds no more of the program than the notebook looks for."""
+    folder = tmp_path / "drive" / "soundgan"
+    folder.mkdir(parents=True)
+    (folder / "train.py").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["here", "folder", "zip", "git"])
+def test_it_takes_the_program_from_where_it_lies(notebook, program, tmp_path, monkeypatch, kind):
+    """The current folder; else a folder, a zip of one, or a repository."""
+    (tmp_path / "content").mkdir()
+    monkeypatch.chdir(program if kind == "here" else tmp_path / "content")
+    place = str(program)
+    if kind == "zip":
+        place = shutil.make_archive(str(program), "zip", program.parent, program.name)
+    if kind == "git":
+        git = ["git", "-C", str(program), "-c", "user.name=x", "-c", "user.email=x@x"]
+        for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All of it"]):
+            subprocess.run([*git, *command], check=True)
+        place = program.as_uri()
+    find_it(notebook, "nowhere" if kind == "here" else place)
+    unpacked = {"zip": "program/soundgan", "git": "program"}
+    expected = tmp_path / "content" / unpacked[kind] if kind in unpacked else program
+    assert Path.cwd() == expected.resolve()
+    find_it(notebook, place)  # the cell may run again
+    assert Path.cwd() == expected.resolve()
+
+
+def test_it_says_where_no_program_lies(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"nowhere\.zip holds no train\.py: say in the first cell"):
+        find_it(notebook, "nowhere.zip")
+    assert os.listdir(tmp_path) == []
+
+
+def find_it(notebook, place: str) -> None:
+    """Run the cell that goes to the program's folder."""
+    (cell,) = [cell for cell in notebook.cells if "def find_program" in cell.source]
+    exec(cell.source, {"PROGRAM": place})
+
+
 def test_colab_keeps_its_torch(notebook, tmp_path, monkeypatch):
     """The cell that installs asks for everything but torch, and pins the torch that is there."""
     (cell,) = [c for c in notebook.cells if tagged(c, "colab") and "requirements.txt" in c.source]
     *code, install = cell.source.strip().splitlines()
-    source = "\n".join(code).replace("/tmp/", f"{tmp_path}/")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(ROOT)
-    exec(source, {})
+    exec("\n".join(code), {})
     wanted = (tmp_path / "wanted.txt").read_text()
     pins = (tmp_path / "keep.txt").read_text()
     assert "speechbrain" in wanted
     assert not {"torch", "torchaudio"} & {re.split("[<>=]", n)[0] for n in wanted.splitlines()}
     assert "torch==2." in pins
     assert "torchaudio==2." in pins
-    assert install == "!pip install -q -r /tmp/wanted.txt -c /tmp/keep.txt"
+    assert install == "%pip install -q -r {TEMP}/wanted.txt -c {TEMP}/keep.txt"
