@@ -29,7 +29,7 @@ RUN = {
     "data_dir": "data",  # folder of your sounds: data/<class>/*.wav
     "output_dir": "outputs",  # folder that holds the runs
     "run_name": "",  # folder of the run below it; "": the recipe's name
-    "sample_every": 10,  # epochs between two sets of sounds and pictures (the four in the middle: 1)
+    "sample_every": 10,  # epochs between two sets of sounds (four recipes: 1)
     "score_every": 50,  # epochs between two scorings; 0: never
     "score_clips": 16,  # sounds a class that are generated for a scoring
     "checkpoint_every": 1,  # epochs between two checkpoints

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import tyro
 
-from soundgan.config_io import KIND, flat
+from soundgan.config_io import BASES, KIND, flat
 from soundgan.errors import UserError
-from soundgan.settings import Config, Part, kinds_of, names_of, nearest, owners, parts_of
+from soundgan.settings import Config, Part, kinds_of, names_of, nearest, parts_of
 
 
 def parse(
@@ -53,20 +53,22 @@ def refuse_foreign(argv: Sequence[str], cfg: Config) -> None:
     """Raise UserError for a flag that another part knows, naming the right one."""
     known = [name for name in flat(cfg) if not name.endswith(f".{KIND}")]
     for word in argv:
-        if not word.startswith("--"):
-            continue
         flag = word.partition("=")[0]
-        name = flag[2:].replace("-", "_")
-        for name in (name, name.removeprefix("no_")):
-            if name in known or not name:
-                break
-            part, _, field = name.rpartition(".")
-            if full := [k for k in known if k.rpartition(".")[2] == field and part != k]:
-                spelt = " or ".join("--" + k.replace("_", "-") for k in full)
-                raise UserError(f"{flag} is not known: {cfg.recipe} has {spelt}.")
-            kinds = [kind for kind in kinds_of(Part) if not kinds_of(kind)]
-            if any(field in names_of(kind) for kind in kinds):
-                own = parts_of(cfg).get(part)
-                said = f"the {part} of {cfg.recipe} is a {type(own).__name__}" if own else ""
-                said = said or f"{cfg.recipe} has no such constant"
-                raise UserError(f"{flag}: {said}; {owners(field, type(own))}")
+        part, dot, field = flag[2:].replace("-", "_").rpartition(".")
+        spellings = {field, field.removeprefix("no_")}
+        if not flag.startswith("--") or any(f"{part}{dot}{name}" in known for name in spellings):
+            continue
+        for name in spellings:
+            own = ["--" + k.replace("_", "-") for k in known if k.rpartition(".")[2] == name]
+            if own:
+                raise UserError(f"{flag} is not known: {cfg.recipe} has {' or '.join(own)}.")
+            if kinds := [kind for kind in kinds_of(Part) if name in names_of(kind)]:
+                slot, there = next(
+                    (slot, type(there).__name__)
+                    for slot, there in parts_of(cfg).items()
+                    if isinstance(there, BASES[slot]) and issubclass(kinds[0], BASES[slot])
+                )
+                raise UserError(
+                    f"{flag} is not known: the {slot} of {cfg.recipe} is {there}, and {name} "
+                    f"belongs to {' and '.join(k.__name__ for k in kinds if not kinds_of(k))}."
+                )

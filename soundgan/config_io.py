@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from soundgan.errors import UserError
+from soundgan.errors import UserError, nearest
 from soundgan.settings import (
     Config,
     Critic,
@@ -20,7 +20,6 @@ from soundgan.settings import (
     Sound,
     kinds_of,
     names_of,
-    nearest,
     parts_of,
 )
 
@@ -59,25 +58,33 @@ def change(cfg: Config, changes: Mapping[str, object]) -> Config:
 
 def flat(cfg: Config) -> dict[str, object]:
     """Every constant by its full name, such as `epochs` and `sound.frames`; a part's class too."""
+    return flatten(to_dict(cfg))
+
+
+def flatten(written: Mapping[str, object]) -> dict[str, object]:
+    """What `to_dict` wrote, by full names."""
     values: dict[str, object] = {}
-    for name, value in to_dict(cfg).items():
-        if isinstance(value, dict):
-            values |= {f"{name}.{field}": own for field, own in value.items()}
-        else:
-            values[name] = value
+    for name, value in written.items():
+        inner = isinstance(value, Mapping)
+        values |= {f"{name}.{own}": v for own, v in value.items()} if inner else {name: value}
     return values
 
 
-def must_match(a: Config, b: Config) -> list[str]:
-    """Full names of the constants that make two configurations different trainings.
+def changes(usual: Config, cfg: Config) -> dict[str, object]:
+    """The constants of `cfg` that differ from those of `usual`, by full names."""
+    before = flat(usual)
+    return {name: value for name, value in flat(cfg).items() if before.get(name) != value}
+
+
+def must_match(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
+    """Full names of the constants that make two configurations (by full names) other trainings.
 
     Those are the recipe's except those in FREE; the seed, which a continued run would silently
     ignore; and what is held out, which it must never have seen.
     """
-    one, other = flat(a), flat(b)
     free = (*FREE, *(name for name in RUN if name not in MUST_MATCH))
-    names = [name for name in (*one, *(n for n in other if n not in one)) if name not in free]
-    return [name for name in names if one.get(name) != other.get(name)]
+    names = [name for name in (*a, *(n for n in b if n not in a)) if name not in free]
+    return [name for name in names if a.get(name) != b.get(name)]
 
 
 def to_dict(cfg: Config) -> dict:
@@ -95,12 +102,7 @@ def _written(value: object) -> object:
 
 def from_dict(values: Mapping, where: str) -> Config:
     """The inverse of `to_dict`; raises UserError naming `where` when the names do not fit."""
-    if "representation" in values:
-        raise UserError(
-            f"{where} was written before version 0.1.0 of this program, whose networks and "
-            "constants had other names: use it with that version, or train anew with --run-name "
-            "NAME."
-        )
+    refuse_old(values, where)
     try:
         cfg = Config(**{n: _read(v, BASES.get(n)) for n, v in values.items()})
     except (TypeError, AttributeError, KeyError, ValueError, UserError) as error:
@@ -112,6 +114,16 @@ def from_dict(values: Mapping, where: str) -> Config:
     except (TypeError, AttributeError) as error:  # "64" for 64
         raise UserError(f"{where} is damaged: a constant has the wrong type ({error}).") from error
     return cfg
+
+
+def refuse_old(values: Mapping, where: str) -> None:
+    """Raise UserError where constants have no parts: they were written before version 0.1.0."""
+    if "representation" in values:
+        raise UserError(
+            f"{where} was written before version 0.1.0 of this program, whose networks and "
+            "constants had other names: use it with that version, or train anew with --run-name "
+            "NAME."
+        )
 
 
 BASES = {

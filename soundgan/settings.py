@@ -9,9 +9,8 @@ describe, in `soundgan/models/` and `soundgan/training/objectives.py`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -19,7 +18,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 import tyro
 
-from soundgan.errors import UserError
+from soundgan.errors import UserError, nearest
 
 GRIFFIN_LIM = "griffin-lim"  # the vocoder that needs nothing but torchaudio
 LIBROSA = "librosa"  # librosa's mel inversion: slow, and what the authors of lofi-wgan used
@@ -56,20 +55,11 @@ def kinds_of(base: type) -> list[type]:
 
 
 def owners(name: str, asked: type) -> str:
-    """Where the constant `name` belongs, as the end of a sentence."""
+    """Which parts have the constant `name` that `asked` has not, as the end of a sentence."""
     kinds = [kind for kind in kinds_of(Part) if kind is not asked and not kinds_of(kind)]
     if own := [kind.__name__ for kind in kinds if name in names_of(kind)]:
         return f"it belongs to {' and '.join(own)}."
     return nearest(name, names_of(asked))
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """'did you mean ...' for a misspelt name, or the whole list where nothing is near."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    folded = [k for k in known if k.casefold() == name.casefold()]
-    if close := folded or close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(known)}."
 
 
 def _at_least(part: object, need: Need, least: float, names: Iterable[str]) -> None:

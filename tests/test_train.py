@@ -8,26 +8,27 @@ import random
 import re
 import shutil
 import signal
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import weights
+from conftest import flags, weights
 from safetensors.torch import load_file
 
-import audio
-import config
-import dataset
-import demo
-import desk
-import runs
 import train
-from config import UserError
+from soundgan import config_io, dataset, files
+from soundgan.audio.vocoders import GriffinLim
+from soundgan.config_io import change
+from soundgan.dataset import demo, split
+from soundgan.errors import Diverged, Interrupted, UserError
+from soundgan.report import messages
+from soundgan.report.samples import Samples
+from soundgan.training import objectives
+from soundgan.training.checkpoints import load_checkpoint
+from soundgan.training.random_state import seed_everything
+from soundgan.training.run import METRICS, Run
 
 
 def log_without_seconds(cfg) -> list[list[str]]:
@@ -51,7 +52,7 @@ def stop_after(step: int, monkeypatch, number: int = signal.SIGTERM) -> None:
 @pytest.fixture
 def whole(small, tmp_path):
     """The run that is never stopped, in a folder of its own."""
-    cfg = replace(small, output_dir=str(tmp_path / "whole"))
+    cfg = change(small, {"output_dir": str(tmp_path / "whole")})
     return train.train(cfg)
 
 
@@ -76,12 +77,12 @@ def test_the_folder_of_a_run(whole):
     content = json.loads((folder / "config.json").read_text())
     assert content["classes"] == ["high", "low", "mid"]
     assert content["recipe"] == "sn-wgan-gp"
-    assert config.from_dict(content["config"], "config.json") == cfg
+    assert config_io.from_dict(content["config"], "config.json") == cfg
     assert content["versions"]["torch"] == torch.__version__
     saved = load_file(folder / "generator.safetensors")
     assert all(torch.equal(saved[k], v) for k, v in whole.generator.state_dict().items())
     header, *rows = log_without_seconds(cfg)
-    assert header == ["epoch", "step", *train.METRICS]
+    assert header == ["epoch", "step", *METRICS]
     assert [(r[0], r[1]) for r in rows] == [("1", "4"), ("2", "8"), ("3", "12"), ("4", "16")]
 
 
@@ -107,13 +108,13 @@ def test_two_runs_with_one_seed_are_identical(whole, small):
 
 
 def test_another_seed_is_another_run(whole, small):
-    other = train.train(replace(small, seed=7))
+    other = train.train(change(small, {"seed": 7}))
     assert not torch.equal(weights(other.generator), weights(whole.generator))
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_continued_run_is_the_run_that_was_never_stopped(whole, small, epochs):
-    train.train(replace(small, epochs=epochs))
+    train.train(change(small, {"epochs": epochs}))
     continued = train.train(small)
     assert torch.equal(weights(continued.generator), weights(whole.generator))
     assert torch.equal(weights(continued.critic), weights(whole.critic))
@@ -125,10 +126,10 @@ def test_a_signal_finishes_the_step_saves_and_continues_bit_for_bit(
     whole, small, step, number, monkeypatch
 ):
     stop_after(step, monkeypatch, number)
-    with pytest.raises(desk.Interrupted, match="the same command continues") as stopped:
+    with pytest.raises(Interrupted, match="the same command continues") as stopped:
         train.train(small)
     assert stopped.value.exit_code == 75
-    state = runs.load_checkpoint(small.run_dir)
+    state = load_checkpoint(small.run_dir)
     assert state["step"] == step  # the step in which the signal came is finished, no other begun
     monkeypatch.undo()
     continued = train.train(small)
@@ -141,11 +142,11 @@ def test_a_signal_finishes_the_step_saves_and_continues_bit_for_bit(
 
 
 def test_samples_leave_every_random_state_as_it_was(small):
-    run = train.Run.start(small, ["high", "low", "mid"], torch.device("cpu"))
+    run = Run.start(small, ["high", "low", "mid"], torch.device("cpu"))
     clips = dataset.load_clips(small, dataset.find_files(small.data_dir))
     rows = np.arange(len(clips))
-    vocoder = audio.GriffinLim(small, run.device)
-    samples = desk.Samples(small, run.classes, clips, rows, vocoder)
+    vocoder = GriffinLim(small, run.device)
+    samples = Samples(small, run.classes, clips, rows, vocoder)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     samples.write_real()
     samples.write(run.generator, 1)
@@ -155,209 +156,17 @@ def test_samples_leave_every_random_state_as_it_was(small):
     assert run.generator.training
 
 
-def test_random_states_come_back_from_a_checkpoint(tmp_path):
-    device = torch.device("cpu")
-    runs.seed_everything(3)
-    runs.save_checkpoint(tmp_path, {"random": runs.random_state(device)})
-    drawn = torch.rand(3), np.random.rand(3), random.random()
-    runs.set_random_state(runs.load_checkpoint(tmp_path)["random"], device)
-    assert torch.equal(torch.rand(3), drawn[0])
-    assert (np.random.rand(3) == drawn[1]).all()
-    assert random.random() == drawn[2]
-
-
-def test_every_clip_once_an_epoch_in_another_order(small):
-    clips = dataset.load_clips(small, dataset.find_files(small.data_dir))
-    rows = np.delete(np.arange(18), 7)  # one is held out
-    batches = train.Batches(clips, rows, small, torch.device("cpu"))
-    first, second = batches.order(0), batches.order(1)
-    assert first.shape == (4, 4)  # 17 clips, the last short batch dropped
-    assert len(set(first.flatten().tolist())) == 16
-    assert 7 not in torch.cat([batches.order(epoch) for epoch in range(9)])
-    assert not torch.equal(first, second)
-    assert torch.equal(first, batches.order(0))
-    x, labels = next(batches.epoch(0))
-    for row, index in enumerate(first[0].tolist()):
-        assert np.array_equal(x[row].numpy(), clips.data[index])
-        assert clips.files[index].split("/")[0] == clips.classes[labels[row]]
-
-
-# ---- checkpoints ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("damage", ["cut", "one bit", "empty", "gone"])
-def test_a_damaged_checkpoint_costs_one_epoch_and_nothing_else(
-    whole, small, damage, monkeypatch, capsys
-):
-    train.train(replace(small, epochs=2))
-    last = small.run_dir / "checkpoints" / "last.pt"
-    content = bytearray(last.read_bytes())
-    content[len(content) // 2] ^= 1
-    if damage == "gone":  # a crash between the two renames
-        last.unlink()
-    else:
-        last.write_bytes({"cut": content[:1000], "one bit": content, "empty": b""}[damage])
-    continued = train.train(small)
-    said = capsys.readouterr().out
-    assert "after epoch 1" in said
-    assert ("is damaged" in said) == (damage != "gone")
-    assert torch.equal(weights(continued.generator), weights(whole.generator))
-    assert log_without_seconds(small) == log_without_seconds(whole.cfg)
-
-
-def test_no_whole_checkpoint_is_said(small):
-    train.train(replace(small, epochs=2))
-    for name in ("last.pt", "previous.pt"):
-        (small.run_dir / "checkpoints" / name).write_bytes(b"rubbish")
-    for _ in range(2):  # a restart loop must not begin anew over the run
-        with pytest.raises(UserError, match="No whole checkpoint"):
-            train.train(small)
-    assert len((small.run_dir / "log.csv").read_text().splitlines()) == 3
-
-
-def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(small, monkeypatch):
-    train.train(replace(small, epochs=1))
-
-    def full(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr(runs.torch, "load", full)
-    with pytest.raises(MemoryError):
-        runs.load_checkpoint(small.run_dir)
-    assert (small.run_dir / "checkpoints" / "last.pt").exists()
-
-
-def test_beginning_anew_keeps_nothing_of_the_run_before_but_its_samples(small, tmp_path):
-    train.train(replace(small, epochs=2))
-    old = (small.run_dir / "samples" / "epoch_0002" / "low.wav").read_bytes()
-    shutil.rmtree(small.run_dir / "checkpoints")
-    anew = train.train(replace(small, epochs=2, latent_dim=9))
-    fresh = train.train(replace(small, epochs=2, latent_dim=9, output_dir=str(tmp_path / "b")))
-    assert log_without_seconds(anew.cfg) == log_without_seconds(fresh.cfg)
-    for path in (fresh.cfg.run_dir / "samples").rglob("*.wav"):
-        twin = anew.cfg.run_dir / path.relative_to(fresh.cfg.run_dir)
-        assert path.read_bytes() == twin.read_bytes()
-    saved = load_file(anew.cfg.run_dir / "generator.safetensors")
-    assert all(torch.equal(saved[k], v) for k, v in anew.generator.state_dict().items())
-    assert (small.run_dir / "samples.old1" / "epoch_0002" / "low.wav").read_bytes() == old
-
-
-def test_a_users_copies_of_samples_are_left_alone(small):
-    train.train(replace(small, epochs=2))
-    for name in ("epoch_0002_old", "epoch_0002 2", "epoch_0003"):
-        (small.run_dir / "samples" / name).mkdir()
-    runs.forget_after(small.run_dir, 2, fresh=False)
-    left = {path.name for path in (small.run_dir / "samples").glob("epoch_*")}
-    assert left == {"epoch_0001", "epoch_0002", "epoch_0002_old", "epoch_0002 2"}
-
-
-def test_other_files_are_said_and_heard(small, sounds, capsys):
-    train.train(replace(small, epochs=1))
-    real = (small.run_dir / "samples" / "real" / "low.wav").read_bytes()
-    (sounds / "low" / "0.wav").unlink()
-    run = train.train(replace(small, epochs=2))
-    assert "The files are not those of the checkpoint" in capsys.readouterr().out
-    assert (small.run_dir / "samples" / "real" / "low.wav").read_bytes() != real
-    assert run.epoch == 2
-
-
-def test_a_log_that_a_crash_or_an_editor_left_is_read(small):
-    train.train(replace(small, epochs=2))
-    path = small.run_dir / "log.csv"
-    path.write_text("\ufeff" + path.read_text() + "3,12,1.\n")
-    train.train(replace(small, epochs=3))
-    assert [row[0] for row in log_without_seconds(small)] == ["epoch", "1", "2", "3"]
-
-
-def test_a_signal_that_is_ignored_stays_ignored():
-    """What nohup asks for."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with runs.StopSignal() as stop:
-            signal.raise_signal(signal.SIGHUP)
-            assert stop.name == ""
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_closed_terminal_does_not_keep_a_run_from_saving(small, monkeypatch):
-    def closed(*_, **__):
-        raise BrokenPipeError(32, "Broken pipe")
-
-    dataset.load(small, dataset.find_clips(small))  # decoded before the terminal goes
-    for name in ("update", "set_postfix", "write"):
-        monkeypatch.setattr(train.tqdm, name, closed)
-    stop_after(3, monkeypatch)
-    with pytest.raises(desk.Interrupted):
-        train.train(small)
-    assert runs.load_checkpoint(small.run_dir)["step"] == 3
-
-
-def test_a_crash_while_writing_leaves_the_checkpoint_before(small, monkeypatch):
-    train.train(replace(small, epochs=1))
-    before = (small.run_dir / "checkpoints" / "last.pt").read_bytes()
-
-    def full_disk(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(runs.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        runs.save_checkpoint(small.run_dir, {"epoch": 2})
-    assert (small.run_dir / "checkpoints" / "last.pt").read_bytes() == before
-
-
-def test_samples_that_lack_are_made_on_continuing(small):
-    train.train(replace(small, epochs=2))
-    folder = small.run_dir / "samples" / "epoch_0002"
-    before = {p.name: p.read_bytes() for p in folder.glob("*.wav")}
-    shutil.rmtree(folder)
-    train.train(replace(small, epochs=2))
-    assert {p.name: p.read_bytes() for p in folder.glob("*.wav")} == before
-
-
-def test_changed_constants_and_classes_are_refused_by_name(small, sounds):
-    train.train(replace(small, epochs=1))
-    before = (small.run_dir / "config.json").read_bytes()
-    with pytest.raises(UserError, match=r"gp_weight 4\.0 -> 5\.0; seed 42 -> 1"):
-        train.train(replace(small, gp_weight=5.0, seed=1))
-    (sounds / "mid").rename(sounds / "middle")
-    with pytest.raises(UserError, match=r"gone: \['mid'\], new: \['middle'\]"):
-        train.train(small)
-    assert (small.run_dir / "config.json").read_bytes() == before
-
-
-def test_what_may_change_may_change(small):
-    train.train(replace(small, epochs=1))
-    run = train.train(replace(small, epochs=2, sample_every=1, checkpoint_every=2))
-    assert run.epoch == 2
-
-
-def test_a_finished_run_says_so_and_how_to_extend_it(small, capsys):
-    cfg = replace(small, epochs=2)
-    train.train(cfg)
-    capsys.readouterr()
-    train.train(cfg)
-    said = capsys.readouterr().out
-    assert "is finished after epoch 2" in said
-    assert "--epochs 4" in said
-
-
-def test_one_process_a_run(small):
-    with runs.locked(small.run_dir), pytest.raises(UserError, match="Another process"):
-        train.train(small)
-
-
 # ---- numbers that are none -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_run_that_diverges_stops_and_keeps_what_was_good(small, poison, monkeypatch):
-    train.train(replace(small, epochs=2))
+    train.train(change(small, {"epochs": 2}))
     last = small.run_dir / "checkpoints" / "last.pt"
     before = last.read_bytes()
-    penalty = train.gradient_penalty
-    monkeypatch.setattr(train, "gradient_penalty", lambda *a: penalty(*a) * poison)
-    with pytest.raises(train.Diverged, match=r"gradient_penalty.*--critic-lr") as stopped:
+    penalty = objectives.gradient_penalty
+    monkeypatch.setattr(objectives, "gradient_penalty", lambda *a: penalty(*a) * poison)
+    with pytest.raises(Diverged, match=r"gradient_penalty.*--optimiser.critic-lr") as stopped:
         train.train(small)
     assert stopped.value.exit_code == 3
     assert last.read_bytes() == before
@@ -389,19 +198,19 @@ def test_other_errors_keep_their_traceback(small, monkeypatch):
 
 def test_fewer_clips_than_a_batch(small):
     with pytest.raises(UserError, match=r"18 usable clips .* one batch of 32.*--batch-size 18"):
-        train.train(replace(small, batch_size=32))
+        train.train(change(small, {"batch_size": 32}))
 
 
 def test_one_class_only(small, sounds):
     shutil.rmtree(sounds / "low")
     shutil.rmtree(sounds / "mid")
-    assert train.train(replace(small, epochs=1)).classes == ["high"]
+    assert train.train(change(small, {"epochs": 1})).classes == ["high"]
 
 
 def test_a_class_without_a_usable_clip_is_no_class_and_is_said(small, sounds, capsys):
     (sounds / "broken").mkdir()
     (sounds / "broken" / "a.wav").write_bytes(b"")
-    assert train.train(replace(small, epochs=1)).classes == ["high", "low", "mid"]
+    assert train.train(change(small, {"epochs": 1})).classes == ["high", "low", "mid"]
     assert "broken: no usable clip" in capsys.readouterr().out
     listed = (small.run_dir / "left_out.csv").read_text().splitlines()
     assert listed == ["file,reason", "broken/a.wav,empty file (0 bytes)"]
@@ -412,20 +221,20 @@ def test_sounds_without_class_folders(small, sounds, tmp_path):
     flat.mkdir()
     shutil.copy(sounds / "low" / "0.wav", flat / "a.wav")
     with pytest.raises(UserError, match="Put the files of each class into a folder"):
-        train.train(replace(small, data_dir=str(flat)))
+        train.train(change(small, {"data_dir": str(flat)}))
 
 
 def test_a_misspelt_folder_is_no_reason_for_a_demo(small, tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
-        train.train(replace(small, data_dir=str(tmp_path / "typo")))
+        train.train(change(small, {"data_dir": str(tmp_path / "typo")}))
     assert not (tmp_path / "typo").exists()
     assert not small.run_dir.exists()
 
 
 def test_no_sounds_at_all_brings_the_demo_set(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(config, "DEMO_CLIPS", 1)
+    monkeypatch.setattr(demo, "CLIPS", 1)
     (tmp_path / "nothing").mkdir()
-    cfg = replace(small, data_dir=str(tmp_path / "nothing"), epochs=1)
+    cfg = change(small, {"data_dir": str(tmp_path / "nothing"), "epochs": 1})
     run = train.train(cfg)
     assert run.classes == ["dog_bark", "drilling", "engine_idling", "siren", "street_music"]
     assert len(list((tmp_path / "nothing").rglob("*.wav"))) == 5
@@ -434,43 +243,23 @@ def test_no_sounds_at_all_brings_the_demo_set(small, tmp_path, capsys, monkeypat
     assert "are synthetic, not recordings" in said
 
 
-def test_two_first_runs_at_once_share_one_demo_set(small, tmp_path, monkeypatch):
-    """The one that comes second waits, and uses what the first one wrote."""
-    monkeypatch.setattr(config, "DEMO_CLIPS", 1)
-    write, written = demo.write, []
-
-    def slowly(folder):
-        written.append(folder)
-        time.sleep(0.3)
-        write(folder)
-
-    monkeypatch.setattr(demo, "write", slowly)
-    (tmp_path / "nothing").mkdir()
-    cfg = replace(small, data_dir=str(tmp_path / "nothing"))
-    found = [dataset.find_clips(cfg) for _ in range(2)]
-    with ThreadPoolExecutor() as pool:
-        clips = list(pool.map(lambda nothing: dataset.load(cfg, nothing, keep=False), found))
-    assert len(written) == 1
-    assert [len(c.labels) for c in clips] == [5, 5]
-
-
 @pytest.mark.parametrize("name", ["狗叫", "$x_{1}$", "a b'c", "café", "<img src=x>", "\U0001f415"])
 def test_class_names_that_are_hard_to_draw(small, sounds, name):
     (sounds / "mid").rename(sounds / name)
-    train.train(replace(small, epochs=1))
+    train.train(change(small, {"epochs": 1}))
     assert (small.run_dir / "samples" / "epoch_0001" / f"{name}.png").stat().st_size > 1000
 
 
 def test_moments_lie_like_the_weights_they_belong_to(small):
     """A checkpoint of another device holds them in another order."""
-    run = train.train(replace(small, epochs=2))
-    state = runs.load_checkpoint(small.run_dir)
+    run = train.train(change(small, {"epochs": 2}))
+    state = load_checkpoint(small.run_dir)
     for name in ("generator_optimiser", "critic_optimiser"):
         for moments in state[name]["state"].values():
             for key in ("exp_avg", "exp_avg_sq"):
                 moments[key] = moments[key].contiguous()
-    again = train.Run.start(small, run.classes, run.device)
-    train.restore(again, state)
+    again = Run.start(small, run.classes, run.device)
+    again.restore(state)
     kernels = 0
     for ours, theirs in (
         (again.generator_optimiser, run.generator_optimiser),
@@ -483,48 +272,22 @@ def test_moments_lie_like_the_weights_they_belong_to(small):
                 kernels += not weight.is_contiguous()
     assert kernels > 4
     x, labels = torch.randn(4, *small.shape), torch.tensor([0, 1, 2, 0])
-    runs.seed_everything(0)
+    seed_everything(0)
     expected = train.full_step(run, x, labels)
-    runs.seed_everything(0)
+    seed_everything(0)
     assert torch.equal(train.full_step(again, x, labels), expected)
     assert torch.equal(weights(again.critic), weights(run.critic))
-
-
-def test_a_numbered_gpu_is_the_current_one(default, monkeypatch):
-    """Graphs are captured on the current device, whatever device the tensors are on."""
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    for name in ("allow_tf32", "benchmark"):
-        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
-    for name in ("cuda:1", "cuda", "cpu"):
-        assert str(runs.pick_device(replace(default, device=name))) == name
-    assert chosen == [torch.device("cuda:1")]
-    with pytest.raises(UserError, match="PyTorch sees 2 CUDA devices"):
-        runs.pick_device(replace(default, device="cuda:2"))
 
 
 # ---- the command ---------------------------------------------------------------------------------
 
 
-def command(cfg, *more: str) -> list[str]:
-    changed = {k: v for k, v in config.to_dict(cfg).items() if v != config.to_dict(BASE)[k]}
-    words = []
-    for name, value in changed.items():
-        values = value if isinstance(value, list) else [value]
-        words += ["--" + name.replace("_", "-"), *map(str, values)]
-    return [*words, *more]
-
-
-BASE = config.RECIPES["sn-wgan-gp"]
-
-
 def test_exit_codes(small, capsys, monkeypatch):
-    assert train.main(command(small, "--epochs", "1")) == 0
-    assert train.main(command(small, "--batch-size", "64", "--run-name", "large")) == 2
+    assert train.main([*flags(small), "--epochs", "1"]) == 0
+    assert train.main([*flags(small), "--batch-size", "64", "--run-name", "large"]) == 2
     assert "Error: 18 usable clips" in capsys.readouterr().err
     stop_after(2, monkeypatch)
-    assert train.main(command(small, "--epochs", "9")) == 75
+    assert train.main([*flags(small), "--epochs", "9"]) == 75
     assert "Interrupted: SIGTERM after step 6: saved" in capsys.readouterr().err
 
 
@@ -532,8 +295,8 @@ def test_an_unwritable_folder_is_one_sentence(small, capsys, monkeypatch):
     def read_only(*_, **__):
         raise PermissionError(13, "Permission denied", "outputs/x")
 
-    monkeypatch.setattr(runs, "write_bytes", read_only)
-    assert train.main(command(small)) == 2
+    monkeypatch.setattr(files, "write_bytes", read_only)
+    assert train.main(flags(small)) == 2
     assert (
         "Error: outputs/x cannot be read or written (Permission denied)" in capsys.readouterr().err
     )
@@ -541,7 +304,7 @@ def test_an_unwritable_folder_is_one_sentence(small, capsys, monkeypatch):
 
 def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
-    assert train.main(command(small, "--dry-run")) == 0
+    assert train.main([*flags(small), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "18 clips in 3 classes" in said
     assert "Vocoder griffin-lim: loaded and tried" in said
@@ -554,27 +317,27 @@ def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):
 
 def test_dry_run_standardises_where_nothing_is_decoded_yet(small, capsys, monkeypatch):
     """It holds the first clips only, and among these are some to be held out."""
-    monkeypatch.setattr(config, "HOLD_OUT_FROM", 2)
-    train.dry_run(replace(small, standardise=True, holdout=0.25))
+    monkeypatch.setattr(split, "HOLD_OUT_FROM", 2)
+    assert train.main([*flags(small), "--sound.standardise", "--holdout", "0.25", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "6 of 18 clips are held out" in said
     assert "Nothing was written" in said
 
 
 def test_dry_run_of_a_started_run_counts_what_is_left(small, capsys):
-    train.train(replace(small, epochs=2))
+    train.train(change(small, {"epochs": 2}))
     files = {p: p.read_bytes() for p in small.run_dir.rglob("*") if p.is_file()}
-    train.dry_run(small)
+    assert train.main([*flags(small), "--dry-run"]) == 0
     assert "epochs 3 to 4 of 4 steps, 1 sets" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in small.run_dir.rglob("*") if p.is_file()} == files
 
 
 def test_a_cpu_run_says_how_long_it_takes_and_what_makes_it_short(small, capsys, monkeypatch):
-    monkeypatch.setattr(train, "_estimate", lambda run, steps, s: f"estimate at {run.step}")
-    train.train(replace(small, epochs=1))
+    monkeypatch.setattr(messages, "estimate", lambda run, steps, s: f"estimate at {run.step}")
+    train.train(change(small, {"epochs": 1}))
     assert capsys.readouterr().out.count("estimate at 3") == 1
     monkeypatch.undo()
-    run = train.Run.start(replace(small, epochs=300), ["a"], torch.device("cpu"))
-    text = train._estimate(run, steps=20, seconds=1.8)
+    run = Run.start(change(small, {"epochs": 300}), ["a"], torch.device("cpu"))
+    text = messages.estimate(run, steps=20, seconds=1.8)
     assert "another 3.0 h" in text
     assert "--epochs 17 makes that 10.2 min" in text

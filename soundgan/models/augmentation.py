@@ -24,8 +24,8 @@ AUGMENT_MASK = 0.2  # of the bands, and of the frames, at most
 def jitter(x: Tensor, strength: float, quietest: float) -> Tensor:
     """`x (B, 1, M, T)` natural log-mels, each clip at another level and with another tilt.
 
-    Both are normal; `strength` is a factor on their deviations JITTER_LEVEL and JITTER_TILT, in nepers,
-    the latter from the middle band to either end. Silence (`quietest`) stays silence.
+    Both are normal; `strength` is a factor on their deviations JITTER_LEVEL and JITTER_TILT, in
+    nepers, the latter from the middle band to either end. Silence (`quietest`) stays silence.
     """
     if not strength:
         return x

@@ -1,8 +1,8 @@
 """Convolutional generator and critic, for spectrograms and for raw audio.
 
 A stage changes the size of the map by `stride`; what else differs from recipe to recipe (kernels,
-norms, activations, heads) are constants, which stand first. Shapes: B clips, K classes, C channels, M mel bands, T
-frames, L samples; `S` stands for (M, T) or (L,), `s` for the smallest map.
+norms, activations, heads) are constants, which stand first. Shapes: B clips, K classes, C channels,
+M mel bands, T frames, L samples; `S` stands for (M, T) or (L,), `s` for the smallest map.
 """
 
 from __future__ import annotations

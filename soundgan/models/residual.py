@@ -1,10 +1,10 @@
 """Residual generator with a style code, and projection critic: the networks of `best`.
 
 Where `convolutional.py` has one convolution a stage, here a stage is a residual block with two, and
-the class comes in as a style (generator) and as a projection (critic). Both networks work on squares of P by P values of a spectrogram at once, the patches of the largest map: at full
-size a convolution costs the most and sees the least. Shapes as there: B clips, K classes, C
-channels, M mel bands, T frames, W the length of the style code; `t` is the width of the smallest
-map.
+the class comes in as a style (generator) and as a projection (critic). Both networks work on
+squares of P by P values of a spectrogram at once, the patches of the largest map: at full size a
+convolution costs the most and sees the least. Shapes as there: B clips, K classes, C channels, M
+mel bands, T frames, W the length of the style code; `t` is the width of the smallest map.
 """
 
 from __future__ import annotations

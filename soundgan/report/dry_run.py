@@ -1,0 +1,106 @@
+"""`--dry-run`: what a run would do and take, found out without writing anything."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundgan import audio, dataset
+from soundgan.config_io import change
+from soundgan.console import duration
+from soundgan.dataset import demo
+from soundgan.report import messages
+from soundgan.report.recorder import less_memory
+from soundgan.report.samples import samples_of
+from soundgan.settings import Config
+from soundgan.training.checkpoints import load_checkpoint
+from soundgan.training.devices import explain_memory, pick_device, space
+from soundgan.training.run import Run
+
+Start = Callable[[Config, dataset.Clips, torch.device, "dict | None"], Run]
+Step = Callable[[Run, Tensor, Tensor], Tensor]
+Kind = Callable[[Run], tuple]
+
+
+def dry_run(cfg: Config, start: Start, step: Step, kind: Kind) -> None:
+    """Check data, vocoder, memory and one step; say what a run would do; write nothing.
+
+    `start` makes a run (`train.start_or_continue`), `step` trains it for one step (`full_step`) and
+    `kind` says which kind of step comes next (`kind_of_step`).
+    """
+    device = pick_device(cfg)
+    clips = decode(cfg)
+    with explain_memory(less_memory(cfg)):
+        state = load_checkpoint(cfg.run_dir, put_aside=False)
+        run = start(cfg, clips, device, state)
+        vocoder, note = audio.load_vocoder(cfg, device, fetch=False)
+        print(note or f"Vocoder {vocoder.name}: loaded and tried.")
+        done = run.epoch, run.step
+        split = dataset.split(cfg, clips, known=state is not None, keep=False)
+        print(split.said)
+        if run.epoch >= cfg.epochs:
+            print(messages.finished_before(run))
+            return
+        if cfg.sound.standardise:
+            run.standardise(clips, np.arange(min(len(clips.data), cfg.batch_size)))
+        x = torch.from_numpy(np.array(clips.data[: cfg.batch_size])).to(device)
+        labels = torch.tensor(clips.labels[: cfg.batch_size], device=device)
+        seconds = time_of_step(run, x, labels, step, kind)
+    tell(run, clips, len(split.training) // cfg.batch_size, done, seconds)
+
+
+def decode(cfg: Config) -> dataset.Clips:
+    """The clips, decoded and checked but not kept; of the demo set where there are none."""
+    found = dataset.find_clips(cfg)
+    if found.files:
+        return dataset.load(cfg, found, keep=False)
+    print(f"No class folders below {cfg.data_dir}/: a run would write the synthetic set there.")
+    with tempfile.TemporaryDirectory() as folder:
+        demo.write(folder)
+        there = change(cfg, {"data_dir": folder})
+        return dataset.load(there, dataset.find_clips(there), keep=False)
+
+
+def time_of_step(run: Run, x: Tensor, labels: Tensor, step: Step, kind: Kind) -> float:
+    """Mean seconds of a step on a batch, from one of each kind, as often as it comes."""
+
+    def seconds(number: int) -> float:
+        run.step = number
+        start = time.perf_counter()
+        metrics = step(run, x, labels)
+        metrics.tolist()  # waits for the device
+        return time.perf_counter() - start
+
+    own, kinds = run.cfg.optimiser, {}
+    cycle = math.lcm(own.critic_steps if own.fresh_batches else 1, run.cfg.objective.r1_r2_every)
+    for run.step in range(cycle):
+        kinds.setdefault(kind(run), []).append(run.step)
+    for steps in kinds.values():
+        seconds(steps[0])  # pays for warming up
+    return sum(len(steps) * seconds(steps[0]) for steps in kinds.values()) / cycle
+
+
+def tell(
+    run: Run, clips: dataset.Clips, an_epoch: int, done: tuple[int, int], seconds: float
+) -> None:
+    """Print what the run would do and take; `done`: its epochs and steps before the timing."""
+    cfg, (epoch, step) = run.cfg, done
+    steps = cfg.epochs * an_epoch - step
+    sets = sum(cfg.is_sampled(e) for e in range(epoch + 1, cfg.epochs + 1))
+    weights = sum(p.numel() for net in (run.generator, run.critic) for p in net.parameters())
+    a_set = len(samples_of(run.classes)) * (2 * cfg.sound.wav_samples + 60_000)  # WAVs, pictures
+    # The cache; two checkpoints and the next one, each weights and Adam's two moments.
+    disk = 4 * len(clips) * math.prod(cfg.shape) + 3 * 3 * 4 * weights + sets * a_set
+    print(space(run.device, disk, cfg.run_dir))
+    print(
+        f"Would train {cfg.recipe} into {cfg.run_dir} on {run.device}: epochs {epoch + 1} to "
+        f"{cfg.epochs} of {an_epoch} steps, {sets} sets of samples.\n"
+        f"A step takes {seconds:.3g} s, the whole run about {duration(steps * seconds)} and "
+        "its samples and checkpoints.\nNothing was written."
+    )

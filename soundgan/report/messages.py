@@ -1,0 +1,43 @@
+"""Sentences that training says to the person who runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from soundgan.console import duration
+from soundgan.training.run import Run
+
+
+def estimate(run: Run, steps: int, seconds: float) -> str:
+    """How long a run on a CPU takes, at `seconds` a step and so many steps an epoch."""
+    left = (run.cfg.epochs * steps - run.step) * seconds
+    few = run.epoch + max(1, round(600 / (seconds * steps)))
+    text = f"On this CPU a step takes {seconds:.2g} s: the run needs another {duration(left)}."
+    if few < run.cfg.epochs:
+        text += f" --epochs {few} makes that {duration((few - run.epoch) * steps * seconds)}."
+    return text + " A CUDA GPU is far quicker."
+
+
+def what_next(run: Run) -> str:
+    """What to do with a finished run."""
+    return (
+        f"More sounds: python generate.py {run.cfg.run_dir}. "
+        f"Longer training: the same command with --epochs {2 * run.epoch}."
+    )
+
+
+def finished_before(run: Run) -> str:
+    """Of a run that has nothing left to train."""
+    return f"{run.cfg.run_dir} is finished after epoch {run.epoch}. {what_next(run)}"
+
+
+def diverged(run: Run, metrics: Sequence[str]) -> str:
+    """Why training stops: these metrics are no numbers any more."""
+    saved, own = run.cfg.run_dir / "checkpoints" / "last.pt", run.cfg.optimiser
+    intact = f"{saved} holds the last good state. " if saved.exists() else ""
+    return (
+        f"{', '.join(metrics)} became NaN or Inf in epoch {run.epoch + 1}, at step {run.step} "
+        f"or just before; training stops. {intact}Start another run (--run-name NAME) with a "
+        f"lower --optimiser.critic-lr (now {own.critic_lr:g}) or --optimiser.generator-lr "
+        f"(now {own.generator_lr:g})."
+    )

@@ -1,0 +1,165 @@
+"""What training changes, and a checkpoint keeps: networks, optimisers, counters, random states."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundgan import config_io, dataset, models
+from soundgan.errors import UserError
+from soundgan.settings import Config
+from soundgan.training import distributed
+from soundgan.training.random_state import random_state, seed_everything, set_random_state
+
+CRITIC_METRICS = ("critic_loss", "wasserstein", "gradient_penalty", "critic_grad_norm")
+GENERATOR_METRICS = ("generator_loss", "l1", "generator_grad_norm")
+METRICS = CRITIC_METRICS + GENERATOR_METRICS
+SHORT_METRICS = ("C", "W", "gp", "|dC|", "G", "L1", "|dG|")  # in the progress bar
+
+# What is saved is all that a step reads and changes; what can be derived from the constants (the
+# order of an epoch, the latents of the samples) is not.
+NETWORKS = ("generator", "critic", "generator_optimiser", "critic_optimiser", "scaler")
+COUNTERS = ("epoch", "step", "step_in_epoch", "generator_updates", "seconds", "data")
+
+
+@dataclass
+class Run:
+    """Everything that training changes, and that a checkpoint therefore holds."""
+
+    cfg: Config
+    classes: list[str]
+    device: torch.device
+    generator: nn.Module
+    critic: nn.Module
+    generator_optimiser: torch.optim.Optimizer
+    critic_optimiser: torch.optim.Optimizer
+    average: nn.Module | None  # of the generator's weights over its updates (EMA)
+    scaler: torch.amp.GradScaler  # of fp16; does nothing otherwise
+    sums: Tensor  # of METRICS over the updates of this epoch, on the device
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps, over all epochs
+    step_in_epoch: int = 0
+    generator_updates: int = 0  # in this epoch
+    seconds: float = 0.0  # spent on this epoch
+    data: str = ""  # fingerprint of the files
+    others: list[dict] = field(default_factory=list)  # random states of ranks 1, 2, ..., on rank 0
+
+    @classmethod
+    def start(cls, cfg: Config, classes: list[str], device: torch.device) -> Run:
+        """Seed every random state and build the networks and their optimisers."""
+        seed_everything(cfg.seed)
+        generator, critic = (models.place(net, device) for net in models.build(cfg, len(classes)))
+        own = cfg.optimiser
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+        optimisers = (
+            own.build(list(generator.parameters()), own.generator_lr),
+            own.build(list(critic.parameters()), own.critic_lr),
+        )
+        average = copy.deepcopy(generator).requires_grad_(False) if own.ema_half_life else None
+        half = own.precision == "fp16" and device.type == "cuda"
+        scaler = torch.amp.GradScaler(device.type, enabled=half)
+        sums = torch.zeros(len(METRICS), device=device)
+        return cls(cfg, classes, device, generator, critic, *optimisers, average, scaler, sums)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.generator, self.critic] + ([self.average] if self.average else [])
+
+    @property
+    def shown(self) -> nn.Module:
+        """The generator that samples and scores are made with."""
+        return self.average or self.generator
+
+    def latents(self, count: int) -> Tensor:
+        """Fresh `z (count, latent_dim)` from the device's random state."""
+        shape = (count, self.cfg.latent_dim)
+        if self.cfg.generator.latent == "uniform":
+            return torch.rand(shape, device=self.device) * 2 - 1
+        return torch.randn(shape, device=self.device)
+
+    def mixed_precision(self, wanted: bool = True) -> torch.autocast:
+        """The precision of forward passes; fp16 is a matter of CUDA, a CPU computes in fp32."""
+        precision = self.cfg.optimiser.precision
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        here = self.device.type == "cuda" or precision == "bf16"
+        return torch.autocast(self.device.type, dtype, wanted and here and precision != "fp32")
+
+    def standardise(self, clips: dataset.Clips, rows: np.ndarray) -> None:
+        """Set the networks' mean and deviation of each band to those of the clips `rows`."""
+        mean, deviation = map(torch.from_numpy, dataset.band_statistics(clips, rows))  # (M, 1)
+        for network in self.networks:
+            network.standardise.mean.copy_(mean)
+            network.standardise.deviation.copy_(deviation)
+
+    def state(self) -> dict:
+        """The content of a checkpoint."""
+        state = {name: getattr(self, name).state_dict() for name in NETWORKS}
+        state["average"] = self.average.state_dict() if self.average else None
+        state |= {name: getattr(self, name) for name in (*COUNTERS, "sums", "classes")}
+        state |= {"config": config_io.to_dict(self.cfg), "random": random_state(self.device)}
+        return state | {"random_others": self.others}
+
+    def restore(self, state: dict) -> None:
+        """Put this run where a checkpoint left it; raises UserError naming whatever differs."""
+        refuse_changes(self.cfg, self.classes, state, (*NETWORKS, *COUNTERS, "sums", "random"))
+        for name in NETWORKS:
+            for group in state[name].get("param_groups", ()):  # it may come from another device
+                group["capturable"] = self.device.type == "cuda"
+            if state[name]:  # a scaler that does nothing has no state
+                getattr(self, name).load_state_dict(state[name])
+        for optimiser in (self.generator_optimiser, self.critic_optimiser):
+            match_layout(optimiser)
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        self.sums.copy_(state["sums"])
+        set_random_state(state["random"], self.device)
+
+    def set_own_noise(self, state: dict | None) -> None:
+        """Give ranks 1, 2, ... random states of their own: the saved ones, where there are."""
+        if not (rank := distributed.rank()):
+            return
+        seed_everything(distributed.noise_seed(self.cfg.seed, self.step))
+        saved = state.get("random_others", []) if state else []
+        if rank <= len(saved):
+            set_random_state(saved[rank - 1], self.device)
+
+
+def refuse_changes(cfg: Config, classes: list[str], state: dict, needed: Sequence[str]) -> None:
+    """Raise UserError, naming whatever differs, where a checkpoint is of another training."""
+    config_io.refuse_old(state.get("config", {}), f"The checkpoint in {cfg.run_dir}")
+    if missing := [name for name in needed if name not in state]:
+        raise UserError(
+            f"The checkpoint in {cfg.run_dir} was written by another version of this program "
+            f"(it lacks {', '.join(missing)}): start another run with --run-name NAME."
+        )
+    old, new = config_io.flatten(state["config"]), config_io.flat(cfg)
+    changes = [f"{n} {old.get(n)} -> {new.get(n)}" for n in config_io.must_match(old, new)]
+    if state["classes"] != classes:
+        gone = sorted(set(state["classes"]) - set(classes))
+        added = sorted(set(classes) - set(state["classes"]))
+        changes.append(f"classes (gone: {gone or 'none'}, new: {added or 'none'})")
+    if changes:
+        raise UserError(
+            f"{cfg.run_dir} was trained with other values: {'; '.join(changes)}. Continue it "
+            "with the old ones, or start another run beside it with --run-name NAME."
+        )
+
+
+def match_layout(optimiser: torch.optim.Optimizer) -> None:
+    """Give what was loaded the order in memory of the weights it belongs to.
+
+    Kernels lie otherwise on another device (`models.place`), and fused steps go by places: they
+    refuse moments in another order, or take those of other weights.
+    """
+    for weight, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if value.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(value)
