@@ -1,0 +1,118 @@
+"""Files are whole or not there, and two processes never write the same one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from soundgan import files
+from soundgan.errors import UserError
+
+
+def test_a_file_is_replaced_whole_and_the_old_one_kept(tmp_path):
+    path = tmp_path / "deeper" / "last.pt"
+    files.write_bytes(path, b"1", keep_as="previous.pt")
+    files.write_bytes(path, b"2", keep_as="previous.pt")
+    assert path.read_bytes() == b"2"
+    assert (path.parent / "previous.pt").read_bytes() == b"1"
+    assert len(list(path.parent.iterdir())) == 2  # nothing unfinished is left
+
+
+def test_a_crash_while_writing_leaves_the_file_before(tmp_path, monkeypatch):
+    path = tmp_path / "scores.json"
+    files.write_bytes(path, b"before")
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_bytes(path, b"after")
+    assert path.read_bytes() == b"before"
+
+
+def test_a_csv_file_holds_names_that_are_no_text(tmp_path):
+    """A file name of other bytes than UTF-8, as Python gives it."""
+    name = os.fsdecode(b"caf\xe9.wav")
+    files.write_csv(tmp_path / "left_out.csv", [("file", "reason"), (name, "empty, at all")])
+    written = (tmp_path / "left_out.csv").read_bytes().decode()
+    assert written == 'file,reason\r\ncaf\\udce9.wav,"empty, at all"\r\n'
+    assert files.as_written(name) == "caf\\udce9.wav"
+
+
+def test_a_folder_is_filled_before_it_takes_the_place_of_the_old_one(tmp_path):
+    folder = tmp_path / "epoch_0002"
+    with files.whole_folder(folder) as inside:
+        (inside / "a.wav").write_bytes(b"1")
+        assert not folder.exists()
+    with suppress(KeyboardInterrupt), files.whole_folder(folder) as inside:
+        assert list(inside.iterdir()) == []
+        raise KeyboardInterrupt
+    assert [path.name for path in folder.iterdir()] == ["a.wav"]
+    with files.whole_folder(folder) as inside:
+        (inside / "b.wav").write_bytes(b"2")
+    assert [path.name for path in folder.iterdir()] == ["b.wav"]
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch_0002"]
+
+
+def test_a_stamp_tells_whether_a_file_is_still_the_same(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"12345")
+    before = files.stamp(path)
+    assert before == (5, path.stat().st_mtime_ns)
+    os.utime(path, ns=(0, 7))
+    assert files.stamp(str(path)) == (5, 7)
+    assert files.stamp(tmp_path / "none") == (None, None)
+
+
+# ---- locks ---------------------------------------------------------------------------------------
+
+needs_locks = pytest.mark.skipif(files.fcntl is None, reason="needs file locks")
+
+
+@needs_locks
+def test_a_run_is_held_by_one_process_at_a_time(tmp_path):
+    run, refused = tmp_path / "run", pytest.raises(UserError, match="Another process")
+    with files.locked(run), refused, files.locked(run):
+        pass
+    with files.locked(run):
+        pass
+
+
+def test_what_a_kill_left_unfinished_goes(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    left = [tmp_path / "log.csv.7.tmp", tmp_path / "checkpoints" / "last.pt.7.tmp"]
+    for path in left:
+        path.write_bytes(b"")
+    (tmp_path / "log.csv").write_bytes(b"")
+    with files.locked(tmp_path):
+        assert not any(path.exists() for path in left)
+        assert (tmp_path / "log.csv").exists()
+
+
+def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    with files.locked(tmp_path), files.locked(tmp_path), files.in_turn(tmp_path / "l", "waiting"):
+        pass
+
+
+@needs_locks
+def test_the_second_says_that_it_waits_and_comes_after_the_first(tmp_path: Path, capsys):
+    path, order = tmp_path / "deeper" / ".lock", []
+
+    def second() -> None:
+        with files.in_turn(path, "Another run decodes."):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with files.in_turn(path, "not said"):
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert capsys.readouterr().out == "Another run decodes.\n"
