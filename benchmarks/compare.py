@@ -1,9 +1,9 @@
 """Which recipe makes the better sounds in the same time? Trains each for so long, and scores it.
 
     python benchmarks/compare.py --data-dir data --minutes 10 20 40 --seeds 0 1 2
-    python benchmarks/compare.py --variants best best:augment=0 sn-wgan-gp sn-wgan-gp:l1_weight=0
+    python benchmarks/compare.py --variants best best:critic.augment=0 sn-wgan-gp
 
-A variant is a recipe, with constants changed behind a colon. Each is trained by `train.py` on the
+A variant is a recipe, with constants changed behind a colon (`variant.py`). Each is trained on the
 clock, stopped (SIGTERM) after each of the minutes, scored by `evaluate.py` against the same
 held-out sounds, and continued; scoring takes none of its time. Every scoring is a row of
 OUT/scores.csv as soon as it is there, and the same command goes on where it was stopped.
@@ -25,10 +25,11 @@ import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from config import GRIFFIN_LIM, RECIPES  # noqa: E402
-from desk import Interrupted  # noqa: E402
-from scores import GENERATED, SCORES  # noqa: E402
-from train import Diverged  # noqa: E402
+from config import RECIPES  # noqa: E402
+from soundgan import config_io  # noqa: E402
+from soundgan.errors import Diverged, Interrupted  # noqa: E402
+from soundgan.evaluation.scores import GENERATED, SCORES  # noqa: E402
+from soundgan.settings import GRIFFIN_LIM, parts_of  # noqa: E402
 
 FLATTEST = "flattest"  # diversity of the class that has the least: near 0 where one collapsed
 CLOCK = "trained_seconds.txt"  # in the folder of a run
@@ -38,46 +39,50 @@ COLUMNS = ("variant", "seed", "minutes", "step", "clips", *SCORES, FLATTEST)
 
 def added(*names: str) -> str:
     """The default with these constants as they are in `best`."""
-    changes = (f"{name}={getattr(RECIPES['best'], name)}" for name in names)
+    usual = config_io.flat(RECIPES["best"])
+    changes = (f"{name}={usual[f'{name}.kind' if name in PARTS else name]}" for name in names)
     return f"sn-wgan-gp:{','.join(changes)}"
 
 
-LOSS = ("objective", "zero_weight", "zero_every", "critic_steps")
-RATES = ("generator_lr", "critic_lr")
+PARTS = tuple(parts_of(RECIPES["best"]))
+LOSS = (
+    *("objective", "objective.r1_r2_weight", "objective.r1_r2_every"),
+    "optimiser.critic_steps",
+)
+RATES = ("optimiser.generator_lr", "optimiser.critic_lr")
 
 # What `best` is made of, each taken away; and each that the default can have, added.
 ABLATION = (
     "best",
-    "best:standardise=False",
-    "best:objective=wgan-gp,gp_weight=10,zero_weight=0",
-    "best:zero_weight=0",
-    "best:zero_weight=30",
-    "best:zero_every=1",
-    "best:aux_weight=0",
-    "best:recall_weight=0",
-    "best:vary=0",
-    "best:augment=0",
-    "best:average=0",
+    "best:sound.standardise=False",
+    "best:objective=WassersteinGP,objective.gp_weight=10,objective.r1_r2_weight=0",
+    "best:objective.r1_r2_weight=0",
+    "best:objective.r1_r2_weight=30",
+    "best:objective.r1_r2_every=1",
+    "best:objective.class_weight=0",
+    "best:objective.latent_weight=0",
+    "best:sound.jitter=0",
+    "best:critic.augment=0",
+    "best:optimiser.ema_half_life=0",
     "best:batch_size=16",
-    "best:generator_lr=2e-4,critic_lr=2e-4",
-    "best:precision=fp32",
+    "best:optimiser.generator_lr=2e-4,optimiser.critic_lr=2e-4",
+    "best:optimiser.precision=fp32",
     # ... and its networks: all else of it, with those of the default.
-    added(
-        *("standardise", *LOSS, "vary", "augment", "average", "l1_weight", "spectral_norm"),
-        *("critic_norm", "batch_size", *RATES, "precision"),
-    ),
+    added("sound.standardise", *LOSS, "sound.jitter", "critic.augment", "optimiser.ema_half_life")
+    + ",objective.l1_weight=0.0,critic.spectral_norm=False,critic.norm=none,"
+    + added("batch_size", *RATES, "optimiser.precision").partition(":")[2],
     "sn-wgan-gp",
-    added("standardise"),
+    added("sound.standardise"),
     added(*LOSS),
-    added("augment"),
-    added("average"),
+    added("critic.augment"),
+    added("optimiser.ema_half_life"),
     added("batch_size"),
     added(*RATES),
-    "sn-wgan-gp:l1_weight=0",
-    "sn-wgan-gp:spectral_norm=False",
-    "sn-wgan-gp:critic_norm=none",
-    "sn-wgan-gp:gp_weight=10",
-    "sn-wgan-gp:generator_lr=2e-5,critic_lr=1e-4",
+    "sn-wgan-gp:objective.l1_weight=0",
+    "sn-wgan-gp:critic.spectral_norm=False",
+    "sn-wgan-gp:critic.norm=none",
+    "sn-wgan-gp:objective.gp_weight=10",
+    "sn-wgan-gp:optimiser.generator_lr=2e-5,optimiser.critic_lr=1e-4",
 )
 
 
@@ -94,7 +99,7 @@ class Options:
     variants: tuple[str, ...] = (*RECIPES,)
     """RECIPE or RECIPE:constant=value,constant=value; "ablation" stands for all of that."""
     minutes: tuple[float, ...] = (10.0, 20.0, 40.0)
-    """After so many minutes of `train.py` (its start included) each is scored."""
+    """After so many minutes of training (its start included) each is scored."""
     seeds: tuple[int, ...] = (0,)
     """One run of each variant a seed."""
     vocoder: str = GRIFFIN_LIM
@@ -135,52 +140,48 @@ def run_name(variant: str, seed: int) -> str:
 
 
 def words(variant: str, seed: int, options: Options) -> list[str]:
-    """What follows `train.py` on the command line."""
-    recipe, _, changes = variant.partition(":")
+    """What follows `variant.py` on the command line."""
     fields = {"data-dir": Path(options.data_dir).resolve()}
     fields |= {"output-dir": Path(options.out).resolve(), "run-name": run_name(variant, seed)}
     fields |= {"seed": seed, "device": options.device}
     fields |= {"epochs": 10**6, "score-every": 0, "sample-every": 10**6}
-    if options.vocoder and "/" in RECIPES[recipe].vocoder:
+    if options.vocoder and "/" in RECIPES[variant.partition(":")[0]].vocoder:
         fields["vocoder"] = options.vocoder
     if options.holdout_dir:
         fields["holdout-dir"] = Path(options.holdout_dir).resolve()
-    said = [recipe, *(word for key, value in fields.items() for word in (f"--{key}", str(value)))]
-    for key, _, value in (change.partition("=") for change in changes.split(",") if change):
-        flag = key.replace("_", "-")
-        switch = {"True": [f"--{flag}"], "False": [f"--no-{flag}"]}
-        said += switch.get(value, [f"--{flag}", value])
-    return said
+    return [variant, *(x for key, value in fields.items() for x in (f"--{key}", str(value)))]
 
 
 def compare(variant: str, seed: int, options: Options, table: Path) -> None:
     """Train one variant on the clock and add its rows to the table."""
-    command = [sys.executable, "train.py", *words(variant, seed, options)]
+    command = [sys.executable, "benchmarks/variant.py", *words(variant, seed, options)]
     run_dir = Path(options.out).resolve() / run_name(variant, seed)
-    rows = rows_of(table)
-    known = {row["variant"] for row in rows}
-    own = [r for r in rows if (r["variant"], r["seed"]) == (variant, str(seed))]
+    own = [r for r in rows_of(table) if (r["variant"], r["seed"]) == (variant, str(seed))]
     done = {float(row["minutes"]) for row in own}
-    for minutes in sorted(options.minutes):
-        if minutes not in done:
-            lacks = round(60 * minutes - seconds_of(run_dir), 3)
-            if lacks < 0:
-                print(f"{run_dir} was trained for longer than {minutes:g} min: not scored then.")
-                continue
-            if lacks and train_for(command, lacks, run_dir) == Diverged.exit_code:
-                print(f"{variant}, seed {seed}: diverged before {minutes:g} min.", flush=True)
-                return
-            score = [sys.executable, "evaluate.py", str(run_dir)]
-            subprocess.run(score, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
-            card = json.loads((run_dir / "scores.json").read_text())
-            spreads = [c["diversity"] for c in card["per_class"].values()]
-            flattest = min((s for s in spreads if s is not None), default=None)
-            add(table, variant, seed, minutes, card, card["rows"][GENERATED] | {FLATTEST: flattest})
-            for row, figures in card["rows"].items():
-                name = real_row(row, variant)
-                if row != GENERATED and name not in known:
-                    add(table, name, seed, minutes, card, figures)
-                    known.add(name)
+    for minutes in sorted(set(options.minutes) - done):
+        missing = round(60 * minutes - seconds_of(run_dir), 3)
+        if missing < 0:
+            print(f"{run_dir} was trained for longer than {minutes:g} min: not scored then.")
+            continue
+        if missing and train_for(command, missing, run_dir) == Diverged.exit_code:
+            print(f"{variant}, seed {seed}: diverged before {minutes:g} min.", flush=True)
+            return
+        score = [sys.executable, "evaluate.py", str(run_dir)]
+        subprocess.run(score, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        scores = json.loads((run_dir / "scores.json").read_text())
+        add_all(table, variant, seed, minutes, scores)
+
+
+def add_all(table: Path, variant: str, seed: int, minutes: float, scores: dict) -> None:
+    """The row of a variant's sounds, and those of real ones that the table has not got yet."""
+    spreads = [own["diversity"] for own in scores["per_class"].values()]
+    flattest = min((s for s in spreads if s is not None), default=None)
+    add(table, variant, seed, minutes, scores, scores["rows"][GENERATED] | {FLATTEST: flattest})
+    known = {row["variant"] for row in rows_of(table)}
+    for row, figures in scores["rows"].items():
+        name = real_row(row, variant)
+        if row != GENERATED and name not in known:
+            add(table, name, seed, minutes, scores, figures)
 
 
 def real_row(row: str, variant: str) -> str:
@@ -195,9 +196,9 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def add(table: Path, what: str, seed: int, minutes: float, card: dict, figures: dict) -> None:
+def add(table: Path, what: str, seed: int, minutes: float, scores: dict, figures: dict) -> None:
     """One row, shown and kept."""
-    row = {"variant": what, "seed": seed, "minutes": minutes, "step": card["step"]} | figures
+    row = {"variant": what, "seed": seed, "minutes": minutes, "step": scores["step"]} | figures
     earlier = rows_of(table)
     with open(table, "a", newline="") as file:
         writer = csv.DictWriter(file, [*earlier[0]] if earlier else COLUMNS, extrasaction="ignore")
@@ -206,7 +207,7 @@ def add(table: Path, what: str, seed: int, minutes: float, card: dict, figures: 
         writer.writerow(row)
     shown = ("accuracy", "frechet", "kernel", "coverage", "cas", "copy_ratio", "diversity")
     said = ", ".join(f"{n} {row[n]:.3g}" for n in shown if row.get(n) is not None)
-    print(f"{what}, seed {seed}, {minutes:g} min, step {card['step']}: {said}", flush=True)
+    print(f"{what}, seed {seed}, {minutes:g} min, step {scores['step']}: {said}", flush=True)
 
 
 def main() -> None:

@@ -29,10 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from compare import FLATTEST, real_row, rows_of, run_name  # noqa: E402
 
-import dataset  # noqa: E402
-import desk  # noqa: E402
-import generate  # noqa: E402
-from scores import HEADLINE, REAL, ROUND_TRIP  # noqa: E402
+import config  # noqa: E402, F401 (the classes that a run's constants belong to)
+from soundgan import dataset  # noqa: E402
+from soundgan.evaluation.scores import HEADLINE, REAL, ROUND_TRIP  # noqa: E402
+from soundgan.models.loading import load_run  # noqa: E402
+from soundgan.models.sampling import draw_latents, generate_clips  # noqa: E402
 
 FIGURES = (*HEADLINE, "copy_ratio", "diversity", FLATTEST)
 FALLING = ("frechet", "kernel")  # from hundreds to almost nothing
@@ -193,14 +194,14 @@ def draw_sounds(path: Path, runs_: Sequence[Path]) -> None:
     """Spectrograms, one colour scale for all of them."""
     columns: dict[str, torch.Tensor] = {}
     for run_dir in runs_:
-        cfg, classes, generator = generate.load_run(run_dir, "last")
+        cfg, classes, generator = load_run(run_dir, "last")
         labels = torch.arange(len(classes))
         if not columns:
             clips = dataset.load(cfg, dataset.find_clips(cfg))
             first = [int(np.argmax(np.array(clips.labels) == k)) for k in labels.tolist()]
             columns["real"] = torch.from_numpy(np.array(clips.data[first]))
-        z = desk.draw_latents(cfg, len(classes), torch.Generator().manual_seed(0))
-        columns[run_dir.name] = desk.generate(generator, z, labels)
+        z = draw_latents(cfg, len(classes), torch.Generator().manual_seed(0))
+        columns[run_dir.name] = generate_clips(generator, z, labels)
     rows = len(classes)
     figure = Figure(figsize=(3.6 * len(columns), 1.1 * rows), dpi=100, layout="constrained")
     panels = figure.subplots(rows, len(columns), squeeze=False)
@@ -209,7 +210,11 @@ def draw_sounds(path: Path, runs_: Sequence[Path]) -> None:
         column[0].set_title(title, fontsize=9)
         for axes, sound in zip(column, sounds):
             axes.imshow(
-                sound[0].numpy(), origin="lower", aspect="auto", vmin=cfg.quietest, vmax=loudest
+                sound[0].numpy(),
+                origin="lower",
+                aspect="auto",
+                vmin=cfg.sound.quietest,
+                vmax=loudest,
             )
             axes.set_xticks([])
             axes.set_yticks([])
