@@ -5,14 +5,12 @@
 Generates sounds, plays them through the run's vocoder, and measures them beside held-out real
 sounds and beside the same real sounds through the vocoder. Writes `scores.json` into the run and
 prints the table. No network is downloaded; minutes on a CPU. What each figure means stands in
-the README and, with its paper, in `distances.py`.
+`soundgan/evaluation/metrics.py` and, with its paper, in `distances.py` beside it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +18,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-import audio
-import config
-import dataset
-import desk
-import generate
-import models
-import page
-import runs
-import scores
-from config import Config, UserError
+import config  # noqa: F401 -- it imports every kind of part that config.json may name
+from soundgan import config_io, console
+from soundgan.evaluation.finished_run import score_run
+from soundgan.evaluation.scores import table
+from soundgan.models.loading import load_run
+from soundgan.report.page import write_pages
+from soundgan.training.devices import explain_memory
 
 
 @dataclass(frozen=True)
@@ -55,57 +50,33 @@ class Options:
 
 
 def evaluate(options: Options) -> dict:
-    """Score a run, write its scores.json and page; returns the card. Raises UserError."""
-    start, run_dir = time.perf_counter(), Path(options.run).resolve()  # "." has no name
-    cfg, classes, generator = generate.load_run(run_dir, options.weights)
-    names = ("data_dir", "holdout_dir", "vocoder", "device", "latent_spread")
-    given = {name: getattr(options, name) for name in names}
-    cfg = dataclasses.replace(
-        cfg,
-        **{name: value for name, value in given.items() if value},
-        score_clips=options.count or cfg.score_clips,
-        output_dir=str(run_dir.parent),
-        run_name=run_dir.name,
-    )
-    config.check(cfg)
-    device = runs.pick_device(cfg)
-    clips = _real_sounds(cfg, classes)
-    split = dataset.split(cfg, clips, known=True)
-    print(split.said, flush=True)
-    vocoder, note = audio.load_vocoder(cfg, device)
-    if note:
-        print(note, flush=True)
-    yardstick = scores.make_yardstick(cfg, clips, split, vocoder, device)
-    card = desk.score(cfg, models.place(generator, device), vocoder, yardstick)
-    card["seconds"] = time.perf_counter() - start
-    trained = generate.trained(run_dir, options.weights)
-    scores.write_card(cfg, trained["epoch"], trained["step"], options.weights, card)
-    page.write_pages(run_dir)
-    return card
-
-
-def _real_sounds(cfg: Config, classes: list[str]) -> dataset.Clips:
-    found = dataset.find_clips(cfg)
-    if not found.files:
-        raise UserError(
-            f"The real sounds are not in {cfg.data_dir} any more: say where they are (--data-dir)."
-        )
-    clips = dataset.load(cfg, found)
-    if cfg.conditional and clips.classes != classes:
-        raise UserError(
-            f"{cfg.data_dir} holds the classes {', '.join(clips.classes)}, and {cfg.run_dir} was "
-            f"trained on {', '.join(classes)}: name the folder of its sounds (--data-dir)."
-        )
-    return clips
+    """Score a run, write its scores.json and page; returns the scores. Raises UserError."""
+    run_dir = Path(options.run).resolve()  # "." has no name
+    cfg, classes, generator = load_run(run_dir, options.weights)
+    given = {
+        "data_dir": options.data_dir,
+        "holdout_dir": options.holdout_dir,
+        "vocoder": options.vocoder,
+        "device": options.device,
+        "generator.latent_spread": options.latent_spread,
+        "score_clips": options.count,
+    }
+    changes = {name: value for name, value in given.items() if value}
+    here = {"output_dir": str(run_dir.parent), "run_name": run_dir.name}
+    cfg = config_io.change(cfg, changes | here)
+    cfg.check()
+    scores = score_run(cfg, classes, generator, options.weights)
+    write_pages(run_dir)
+    return scores
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    with runs.friendly() as outcome:
+    with console.friendly() as outcome:
         options = tyro.cli(Options, args=argv, description=__doc__)
-        with runs.explain_memory("generate fewer sounds with --count"):
-            card = evaluate(options)
-        print(scores.table(card))
+        with explain_memory("generate fewer sounds with --count"):
+            scores = evaluate(options)
+        print(table(scores))
         print(f"Written to {Path(options.run) / 'scores.json'}")
     return outcome.code
 

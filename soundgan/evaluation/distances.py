@@ -42,7 +42,7 @@ class _Identity(nn.Module):
 
 
 def inception_score(logits: Tensor) -> float:
-    """`exp E[KL(p(y|x) || p(y))]` of a classifier's predictions, `(N, K)` (Salimans et al. 2016): 1 to K."""
+    """`exp E[KL(p(y|x) || p(y))]` of logits `(N, K)` (Salimans et al. 2016): from 1 to K."""
     each = softmax(logits.double(), dim=1)
     overall = each.mean(0, keepdim=True)
     return float((each * (each.log() - overall.log())).sum(1).mean().exp())

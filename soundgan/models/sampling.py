@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from soundgan.audio.vocoders import Vocoder
+from soundgan.audio import Vocoder, write_wav
 from soundgan.settings import Config
 
 
@@ -64,3 +65,27 @@ def generate_sounds(
         z = draw_latents(cfg, parts, source)[None]  # (1, P, latent_dim)
         clip = generate_clips(generator, z.to(device), index)  # (1, 1, *S)
         yield vocoder(clip[..., :length])[0, :samples]
+
+
+def write_sounds(
+    cfg: Config,
+    generator: nn.Module,
+    vocoder: Vocoder,
+    wanted: Mapping[str, int],
+    count: int,
+    seconds: float,
+    folder: Path,
+) -> list[Path]:
+    """Write `count` WAVs of each class into a folder, and return their paths.
+
+    `wanted`: the number of each class by the name that its files begin with. Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, label in wanted.items():
+        waves = generate_sounds(cfg, generator, vocoder, label, count, seconds)
+        for number, wave in enumerate(waves):
+            path = folder / f"{name}_seed{cfg.seed}_{number:04d}.wav"
+            write_wav(path, wave, cfg.sound.sample_rate)
+            written.append(path)
+    return written
