@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from soundgan.errors import UserError
 from soundgan.report.commands import commands, named
 from soundgan.run_folder import read_config
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import audio
 import config
-import report
+from soundgan import audio
+from soundgan.report import plots
 
 
 def test_one_colour_scale_for_both_panels(default, tmp_path):
@@ -17,7 +17,7 @@ def test_one_colour_scale_for_both_panels(default, tmp_path):
     quiet, loud = np.full((80, 352), -8.0), np.full((80, 352), -2.0)
     half = quiet.copy()
     half[:, 176:] = -2.0
-    report.draw_clips(tmp_path / "a.png", {"x": half, "y": loud}, default)
+    plots.draw_clips(tmp_path / "a.png", {"x": half, "y": loud}, default)
     picture = matplotlib.image.imread(tmp_path / "a.png")
     height, width = picture.shape[:2]
     row = picture[height // 2]
@@ -35,25 +35,25 @@ def test_a_set_is_its_pictures_one_by_one(default, tmp_path, raw):
     """Nothing of one picture (its scale, its title, its clips) is left in the next."""
     cfg = config.RECIPES["wavegan"] if raw else default
     rng = np.random.default_rng(0)
-    shape = (cfg.wav_samples,) if raw else (80, 352)
+    shape = (cfg.sound.wav_samples,) if raw else (80, 352)
     first, second = (
         {"x" * n: rng.random(shape) * n / 9 - 8 * (not raw), "y": rng.random(shape) - 9 * (not raw)}
         for n in (1, 7)
     )
     paths = [tmp_path / f"{n}.png" for n in range(3)]
-    report.draw_set(paths, [first, second, first], cfg)
-    report._sheet.cache_clear()
-    report.draw_clips(tmp_path / "alone.png", second, cfg)
+    plots.draw_set(paths, [first, second, first], cfg)
+    plots._sheet.cache_clear()
+    plots.draw_clips(tmp_path / "alone.png", second, cfg)
     assert paths[0].read_bytes() == paths[2].read_bytes()
     assert paths[1].read_bytes() == (tmp_path / "alone.png").read_bytes()
     assert paths[1].read_bytes() != paths[0].read_bytes()
 
 
 def test_long_names_stay_above_their_panel():
-    assert report._shortened("a" * 60) == "a" * 60
-    assert report._shortened("") == ""
+    assert plots._shortened("a" * 60) == "a" * 60
+    assert plots._shortened("") == ""
     for text in ("a" * 255 + ": real", "狗" * 80 + ": real", "狗" * 31):
-        short = report._shortened(text)
+        short = plots._shortened(text)
         assert " ... " in short
         assert short[-6:] == text[-6:]
         wide = sum(2 if c == "狗" else 1 for c in short)
@@ -62,27 +62,27 @@ def test_long_names_stay_above_their_panel():
 
 @pytest.mark.parametrize("hz", [250, 1000, 4000])
 def test_a_tone_lies_at_its_tick(default, hz):
-    wave = torch.sin(2 * torch.pi * hz * torch.arange(default.clip_samples) / 22050)[None]
+    wave = torch.sin(2 * torch.pi * hz * torch.arange(default.sound.clip_samples) / 22050)[None]
     band = audio.Transform(default)(wave)[0, 0, :, 100].argmax().item()
-    assert abs(report._band_of(hz, default) - (band + 0.5)) < 1
+    assert abs(plots._band_of(hz, default.sound) - (band + 0.5)) < 1
 
 
 def test_ends_of_the_axis(default):
-    assert report._band_of(0, default) == 0
-    assert report._band_of(8000, default) == 80
+    assert plots._band_of(0, default.sound) == 0
+    assert plots._band_of(8000, default.sound) == 80
 
 
 def test_names(monkeypatch):
-    assert report.legible("dog_bark 2") == "dog_bark 2"
-    assert report.legible("café") == "café"
-    families, covered = report._fonts()
+    assert plots.legible("dog_bark 2") == "dog_bark 2"
+    assert plots.legible("café") == "café"
+    families, covered = plots._fonts()
     without = frozenset(c for c in covered if c < 0x3000)
-    monkeypatch.setattr(report, "_fonts", lambda: (families, without))
-    assert report.legible("狗a") == "<72D7>a"
-    assert report.legible("a\nb\udcff") == "a<A>b<DCFF>"
+    monkeypatch.setattr(plots, "_fonts", lambda: (families, without))
+    assert plots.legible("狗a") == "<72D7>a"
+    assert plots.legible("a\nb\udcff") == "a<A>b<DCFF>"
 
 
 def test_curves(tmp_path):
     rows = [{"epoch": i, "step": i, "seconds": 1.0, "loss": i, "l1": 2.0} for i in range(3)]
-    report.draw_curves(tmp_path / "losses.png", rows)
+    plots.draw_curves(tmp_path / "losses.png", rows)
     assert matplotlib.image.imread(tmp_path / "losses.png").shape[0] == 240

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-import runs
 import train
-from config import Config, UserError
+from soundgan.errors import UserError
+from soundgan.settings import Config
+from soundgan.training.log import Log
 
 
 def test_events_hold_scalars_pictures_and_sounds(small: Config) -> None:
@@ -20,7 +21,7 @@ def test_events_hold_scalars_pictures_and_sounds(small: Config) -> None:
     train.train(cfg)  # continued: the events of both parts are one story
     events = EventAccumulator(str(cfg.run_dir / "tensorboard"), {"scalars": 0, "audio": 0})
     events.Reload()
-    logged = runs.Log(cfg.run_dir / "log.csv", ("epoch", "wasserstein"), 4).rows
+    logged = Log(cfg.run_dir / "log.csv", ("epoch", "wasserstein"), 4).rows
     seen = [(event.step, event.value) for event in events.Scalars("log/wasserstein")]
     assert [step for step, _ in seen] == [1, 2, 3, 4]
     assert [value for _, value in seen] == pytest.approx([row["wasserstein"] for row in logged])
