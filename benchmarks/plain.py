@@ -2,7 +2,7 @@
 measured against.
 
 Same networks, losses and updates, in plain eager PyTorch with the layers of `torch.nn`: the critic
-judges real clips, generated clips and the points of the penalty in passes of their own, spectral
+scores real clips, generated clips and the points of the penalty in passes of their own, spectral
 norm iterates in each of them, the generator's update also computes the critic's gradients and
 throws them away, Adam walks over the parameters one by one, and every epoch reads every file again.
 Nothing is slowed down on purpose; it is how the published scripts do it.
@@ -19,11 +19,11 @@ from torch.utils.data import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-import audio  # noqa: E402
-import dataset  # noqa: E402
-import layers  # noqa: E402
-import train  # noqa: E402
-from config import Config  # noqa: E402
+from soundgan import audio, dataset  # noqa: E402
+from soundgan.models import layers  # noqa: E402
+from soundgan.settings import Adam, Config  # noqa: E402
+from soundgan.training.objectives import WassersteinClip, WassersteinGP  # noqa: E402
+from soundgan.training.run import Run  # noqa: E402
 
 
 class Files(Dataset):
@@ -41,14 +41,14 @@ class Files(Dataset):
         return self.transform(wave[None])[0], recording.label
 
 
-def optimisers(run: train.Run) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+def optimisers(run: Run) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """New optimisers for the networks of a run, as PyTorch makes them by default."""
-    cfg = run.cfg
-    pairs = ((run.generator, cfg.generator_lr), (run.critic, cfg.critic_lr))
-    if cfg.optimiser == "rmsprop":
-        made = (torch.optim.RMSprop(n.parameters(), lr=r, alpha=cfg.betas[1]) for n, r in pairs)
+    own = run.cfg.optimiser
+    pairs = ((run.generator, own.generator_lr), (run.critic, own.critic_lr))
+    if isinstance(own, Adam):
+        made = (torch.optim.Adam(n.parameters(), lr=r, betas=own.betas) for n, r in pairs)
     else:
-        made = (torch.optim.Adam(n.parameters(), lr=r, betas=cfg.betas) for n, r in pairs)
+        made = (torch.optim.RMSprop(n.parameters(), lr=r, alpha=own.alpha) for n, r in pairs)
     return tuple(made)
 
 
@@ -61,41 +61,40 @@ def penalty(critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, weigh
 
 
 def critic_update(
-    run: train.Run, optimiser: torch.optim.Optimizer, real: Tensor, labels: Tensor
+    run: Run, optimiser: torch.optim.Optimizer, real: Tensor, labels: Tensor
 ) -> float:
-    cfg, critic = run.cfg, run.critic
+    objective, critic = run.cfg.objective, run.critic
     fake = run.generator(run.latents(len(real)), labels).detach()
-    loss = train.critic_loss(cfg, critic(real, labels), critic(fake, labels))
-    if cfg.objective == "wgan-gp":
-        loss = loss + penalty(critic, real, fake, labels, cfg.gp_weight)
+    loss = objective.critic_loss(critic(real, labels), critic(fake, labels))
+    if isinstance(objective, WassersteinGP):
+        loss = loss + penalty(critic, real, fake, labels, objective.gp_weight)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    if cfg.objective == "wgan-clip":
+    if isinstance(objective, WassersteinClip):
         for weight in critic.parameters():
-            weight.data.clamp_(-cfg.weight_clip, cfg.weight_clip)
+            weight.data.clamp_(-objective.weight_clip, objective.weight_clip)
     return loss.item()
 
 
 def generator_update(
-    run: train.Run, optimiser: torch.optim.Optimizer, real: Tensor, labels: Tensor
+    run: Run, optimiser: torch.optim.Optimizer, real: Tensor, labels: Tensor
 ) -> float:
-    cfg = run.cfg
+    objective = run.cfg.objective
     fake = run.generator(run.latents(len(real)), labels)
-    loss = train.generator_loss(cfg, run.critic(fake, labels))
-    if cfg.l1_weight:
-        loss = loss + cfg.l1_weight * nn.functional.l1_loss(fake, real)
+    loss = objective.generator_loss(run.critic(fake, labels), None)
+    if objective.l1_weight:
+        loss = loss + objective.l1_weight * nn.functional.l1_loss(fake, real)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
     return loss.item()
 
 
-def step(
-    run: train.Run, pair: tuple[torch.optim.Optimizer, ...], real: Tensor, labels: Tensor
-) -> float:
+def step(run: Run, pair: tuple[torch.optim.Optimizer, ...], real: Tensor, labels: Tensor) -> float:
     """One batch's updates, as `train.full_step` where a generator update is due."""
-    updates = 1 if run.cfg.fresh_batches else run.cfg.critic_steps
+    own = run.cfg.optimiser
+    updates = 1 if own.fresh_batches else own.critic_steps
     with layers.stock():
         for _ in range(updates):
             critic_update(run, pair[1], real, labels)

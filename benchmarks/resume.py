@@ -24,7 +24,8 @@ import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from config import GRIFFIN_LIM, RECIPES  # noqa: E402
+from config import RECIPES  # noqa: E402
+from soundgan.settings import GRIFFIN_LIM  # noqa: E402
 
 
 @dataclass(frozen=True)

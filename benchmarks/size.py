@@ -10,7 +10,6 @@ them.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -28,10 +27,13 @@ import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
-import dataset  # noqa: E402
-import runs  # noqa: E402
-from batches import Batches  # noqa: E402
-from config import RECIPES, Config  # noqa: E402
+from config import RECIPES  # noqa: E402
+from soundgan import dataset  # noqa: E402
+from soundgan.config_io import change  # noqa: E402
+from soundgan.dataset import cache  # noqa: E402
+from soundgan.settings import Config  # noqa: E402
+from soundgan.training.batches import Batches  # noqa: E402
+from soundgan.training.devices import pick_device  # noqa: E402
 
 CLASSES = 50
 
@@ -95,12 +97,12 @@ def pretend(cfg: Config, found: dataset.Found, marks: dict[int, float] | None = 
         "files": found.files,
         "numbers": [0] * count,
         "seconds": [cfg.clip_seconds] * count,
-        "rates": [cfg.sample_rate] * count,
+        "rates": [cfg.sound.sample_rate] * count,
         "left_out": [],
         "root": str(found.root),
-        "fingerprint": dataset._fingerprint(found),
+        "fingerprint": cache._fingerprint(found),
     }
-    folder = cfg.cache_dir / dataset._spectrogram_key(cfg, found.root)
+    folder = cfg.cache_dir / cache._key(cfg, found.root)
     folder.mkdir(parents=True)
     (folder / "meta.json").write_text(json.dumps(meta))
     with open(folder / "clips.f32", "wb") as file:
@@ -128,21 +130,24 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def make_up(count: int, options: Options, folder: str) -> tuple[Config, Path]:
+    """A data set in `folder`, found and decoded: its constants, and the file of its clips."""
+    places = {"data_dir": f"{folder}/data", "output_dir": f"{folder}/outputs"}
+    cfg = change(RECIPES[options.recipe], places | {"device": options.device})
+    for name in names_of(count):
+        path = Path(cfg.data_dir, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    clips_file = pretend(cfg, dataset.find_clips(cfg))
+    if options.dense:
+        fill(clips_file, 4 * math.prod(cfg.shape))
+    return cfg, clips_file
+
+
 def measure(count: int, options: Options) -> Row:
+    """Time a run's way to its first batch, and the batches after it."""
     with tempfile.TemporaryDirectory() as folder:
-        cfg = dataclasses.replace(
-            RECIPES[options.recipe],
-            data_dir=f"{folder}/data",
-            output_dir=f"{folder}/outputs",
-            device=options.device,
-        )
-        for name in names_of(count):
-            path = Path(cfg.data_dir, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        clips_file = pretend(cfg, dataset.find_clips(cfg))
-        if options.dense:
-            fill(clips_file, 4 * math.prod(cfg.shape))
+        cfg, clips_file = make_up(count, options, folder)
         times = [time.perf_counter()]
         found = dataset.find_clips(cfg)
         times.append(time.perf_counter())
@@ -150,7 +155,7 @@ def measure(count: int, options: Options) -> Row:
         times.append(time.perf_counter())
         rows = dataset.split(cfg, clips, known=False).training
         times.append(time.perf_counter())
-        device = runs.pick_device(cfg)
+        device = pick_device(cfg)
         coming = Batches(clips, rows, cfg, device, resident=False).epoch(0)
         if options.cold:
             forget(clips_file)

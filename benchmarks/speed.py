@@ -14,7 +14,6 @@ epoch by a DataLoader; a set of samples with its page; whole runs; the same on s
 from __future__ import annotations
 
 import csv
-import dataclasses
 import multiprocessing
 import os
 import statistics
@@ -39,13 +38,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import plain  # noqa: E402
 
-import audio  # noqa: E402
-import dataset  # noqa: E402
-import page  # noqa: E402
-import runs  # noqa: E402
 import train  # noqa: E402
-from config import GRIFFIN_LIM, RECIPES, Config  # noqa: E402
-from desk import Samples  # noqa: E402
+from config import RECIPES  # noqa: E402
+from soundgan import audio, dataset, report, run_folder  # noqa: E402
+from soundgan.config_io import change  # noqa: E402
+from soundgan.models.residual import ProjectionCritic  # noqa: E402
+from soundgan.report.samples import Samples  # noqa: E402
+from soundgan.settings import GRIFFIN_LIM, Config  # noqa: E402
+from soundgan.training.devices import peak_memory, pick_device  # noqa: E402
+from soundgan.training.run import Run  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -229,20 +230,20 @@ def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Te
     script would not have it.
     """
     if kind == "fast":
-        device = runs.pick_device(cfg)
-        run = train.Run.start(cfg, classes, device)
-        step = train.stepper(run)
+        device = pick_device(cfg)
+        run = Run.start(cfg, classes, device)
+        step = train.make_stepper(run)
         make = lambda *batch: step(*batch, kind=True)  # noqa: E731
     else:
         on_cuda = cfg.device != "cpu" and torch.cuda.is_available()
         device = torch.device("cuda" if on_cuda else "cpu")
-        run = train.Run.start(dataclasses.replace(cfg, precision="fp32"), classes, device)
+        run = Run.start(change(cfg, {"optimiser.precision": "fp32"}), classes, device)
         for network in (run.generator, run.critic):
             network.to(memory_format=torch.contiguous_format)
         pair = plain.optimisers(run)
         make = lambda *batch: plain.step(run, pair, *batch)  # noqa: E731
     batch = real.to(device), labels.to(device)
-    run.step = cfg.critic_steps - 1  # the step that brings a generator update too
+    run.step = cfg.optimiser.critic_steps - 1  # the step that brings a generator update too
     answers = {
         "count": lambda: _counted(lambda: train.full_step(run, *batch)),
         # The other process has had the caches meanwhile: one step to warm them, one to time.
@@ -255,7 +256,7 @@ def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Te
         pipe.send(answers[asked]())
 
 
-def _once(kind: str, run: train.Run, make: Callable, batch: tuple) -> Callable[[], object]:
+def _once(kind: str, run: Run, make: Callable, batch: tuple) -> Callable[[], object]:
     """One step, operation by operation."""
     return lambda: train.full_step(run, *batch) if kind == "fast" else make(*batch)
 
@@ -267,7 +268,7 @@ def _counted(step: Callable[[], object]) -> tuple[int, int]:
 
 
 def _most_memory(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else runs.peak_memory()
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 def measure(cfg: Config, clips: dataset.Clips, options: Options, most: Ceiling) -> Row:
@@ -336,17 +337,17 @@ def data_times(cfg: Config) -> list[tuple[str, float, str]]:
 
 def sample_seconds(cfg: Config, clips: dataset.Clips) -> float:
     """Seconds for one set of sounds and pictures of every class, and the page."""
-    device = runs.pick_device(cfg)
+    device = pick_device(cfg)
     classes = clips.classes if cfg.conditional else []
-    run = train.Run.start(cfg, classes, device)
+    run = Run.start(cfg, classes, device)
     vocoder, _ = audio.load_vocoder(cfg, device)
     samples = Samples(cfg, classes, clips, np.arange(len(clips)), vocoder)
-    runs.write_config(cfg, classes)
+    run_folder.write_config(cfg, classes)
     samples.write_real()  # which also loads fonts and filters
 
     def a_set() -> None:
         samples.write(run.generator, 1)
-        page.write_pages(cfg.run_dir)
+        report.write_pages(cfg.run_dir)
 
     a_set()
     return seconds(a_set, device)
@@ -418,37 +419,42 @@ def draw(path: str, rows: list[Row], title: str) -> None:
     figure.savefig(path)
 
 
+def asked_for(name: str, options: Options, folder: str) -> Config:
+    """A recipe with what the options change; ends the program where it cannot be measured."""
+    recipe = RECIPES[name]
+    if isinstance(recipe.critic, ProjectionCritic):
+        sys.exit(f"--recipes {name}: plain.py has only the published systems.")
+    changes = {"data_dir": options.data_dir, "output_dir": folder, "device": options.device}
+    changes["compile"] = options.compile
+    if options.precision:
+        changes["optimiser.precision"] = options.precision
+    if "/" in recipe.vocoder and options.vocoder:
+        changes["vocoder"] = options.vocoder
+    return change(recipe, changes)
+
+
+def around(cfg: Config) -> list[str]:
+    """What data and samples of a recipe take."""
+    said = [f"{cfg.recipe}: {what}: {taken:.3g} s {rate}" for what, taken, rate in data_times(cfg)]
+    clips = dataset.load_clips(cfg, dataset.find_clips(cfg))
+    taken = sample_seconds(cfg, clips)
+    return [*said, f"{cfg.recipe}: a set of samples and the page: {taken:.3g} s"]
+
+
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     rows: list[Row] = []
     said: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.recipes:
-            recipe = RECIPES[name]
-            if recipe.blocks != "plain":
-                sys.exit(f"--recipes {name}: plain.py has only the published systems.")
-            fetched = "/" in recipe.vocoder and options.vocoder
-            cfg = dataclasses.replace(
-                recipe,
-                data_dir=options.data_dir,
-                output_dir=folder,
-                device=options.device,
-                precision=options.precision or recipe.precision,
-                compile=options.compile,
-                vocoder=options.vocoder if fetched else recipe.vocoder,
-            )
-            device = runs.pick_device(cfg)
-            for what, taken, rate in data_times(cfg):
-                said.append(f"{name}: {what}: {taken:.3g} s {rate}")
-            clips = dataset.load_clips(cfg, dataset.find_clips(cfg))
-            said.append(
-                f"{name}: a set of samples and the page: {sample_seconds(cfg, clips):.3g} s"
-            )
+            cfg = asked_for(name, options, folder)
+            device = pick_device(cfg)
+            said += around(cfg)
             print("\n".join(said[-4:]), flush=True)
+            clips = dataset.load_clips(cfg, dataset.find_clips(cfg))
             most = ceiling(device)
             for batch in options.batches or (cfg.batch_size,):
-                sized = dataclasses.replace(cfg, batch_size=batch)
-                rows.append(measure(sized, clips, options, most))
+                rows.append(measure(change(cfg, {"batch_size": batch}), clips, options, most))
                 print(text_table([HEADS, rows[-1].cells()]), flush=True)
             if options.epochs:
                 said.append(whole_run(cfg, options.epochs))

@@ -1,7 +1,7 @@
 """Train a recipe with constants changed, as `train.py` does: RECIPE:constant=value,constant=value.
 
     python benchmarks/variant.py best:critic.augment=0,batch_size=16 --data-dir data --epochs 20
-    python benchmarks/variant.py best:objective=WassersteinGP,objective.gp_weight=10 --dry-run
+    python benchmarks/variant.py best:objective=WassersteinGP,objective.gp_weight=10
 
 Constants have their full names. A part of another kind (`objective=WassersteinGP`), which no option
 of `train.py` can choose, keeps what both kinds know. After the variant come the options of
@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import train  # noqa: E402
 from config import RECIPES, SUMMARIES  # noqa: E402
-from soundgan import command_line, console  # noqa: E402
+from soundgan import command_line, config_io  # noqa: E402
+from soundgan.console import friendly  # noqa: E402
 from soundgan.errors import UserError, nearest  # noqa: E402
 from soundgan.settings import Config, Part, kinds_of, names_of, parts_of  # noqa: E402
 
@@ -88,9 +89,9 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0
-    with console.friendly() as outcome:
+    with friendly() as outcome:
         cfg = parse(argv)
-        train.dry_run(cfg) if cfg.dry_run else train.train(cfg)
+        train.train(cfg, config_io.changes(RECIPES[cfg.recipe], cfg))
     return outcome.code
 
 

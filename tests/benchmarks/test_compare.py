@@ -7,47 +7,86 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import compare
 import pytest
+import show
 import torch
+import variant
 from conftest import shrunk
 from PIL import Image
 
 import config
 import train
+from soundgan import config_io
+from soundgan.errors import UserError
+from soundgan.settings import GRIFFIN_LIM
+from soundgan.training.objectives import Relativistic, WassersteinGP
+from soundgan.training.run import Run
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-import compare
-import show
+RESULTS = Path(compare.ROOT, "benchmarks", "results")
 
 
-@pytest.mark.parametrize("variant", [*config.RECIPES, *compare.ABLATION])
-def test_every_variant_is_what_its_name_says(variant):
+@pytest.mark.parametrize("name", [*config.RECIPES, *compare.ABLATION])
+def test_every_variant_is_what_its_name_says(name):
     options = compare.Options(data_dir="d", holdout_dir="h", out="o")
-    cfg = config.parse(compare.words(variant, 3, options))
-    recipe, _, changes = variant.partition(":")
+    cfg = variant.parse(compare.words(name, 3, options))
+    recipe, _, changes = name.partition(":")
     assert (cfg.recipe, cfg.seed) == (recipe, 3)
-    usual = config.to_dict(config.RECIPES[recipe])
-    ours = config.to_dict(cfg)
-    changed = set(config.must_match(usual, ours)) - {"seed", "holdout_dir"}
-    assert changed == {change.partition("=")[0] for change in changes.split(",") if change}
+    usual, ours = config.RECIPES[recipe], config_io.flat(cfg)
+    changed = set(config_io.must_match(usual, cfg)) - {"seed", "holdout_dir"}
+    names = {change.partition("=")[0] for change in changes.split(",") if change}
+    # What a part of another kind does not know is gone with the old one.
+    assert {n.removesuffix(".kind") for n in changed if n in ours} == names
     own = config.RECIPES[recipe].vocoder
-    assert cfg.vocoder == (config.GRIFFIN_LIM if "/" in own else own)
+    assert cfg.vocoder == (GRIFFIN_LIM if "/" in own else own)
 
 
-@pytest.mark.parametrize("variant", compare.ABLATION)
-def test_every_part_can_be_taken_away(variant, sounds, tmp_path):
+@pytest.mark.parametrize("name", compare.ABLATION)
+def test_every_part_can_be_taken_away(name, sounds, tmp_path):
     """What is left trains: no weight of either network is one that no loss asks for."""
-    cfg = config.parse(compare.words(variant, 3, compare.Options(data_dir="d", out="o")))
-    recipe = config.to_dict(config.RECIPES[cfg.recipe])
-    changes = {k: getattr(cfg, k) for k in config.must_match(recipe, config.to_dict(cfg))}
-    tiny = shrunk(config.RECIPES[cfg.recipe], sounds, tmp_path / "outputs")
-    changes |= {"batch_size": tiny.batch_size}
-    run = train.Run.start(replace(tiny, **changes), list("abc"), torch.device("cpu"))
+    tiny = shrunk(config.RECIPES[variant.recipe_of(name)], sounds, tmp_path / "outputs")
+    size = ["--batch-size", str(tiny.batch_size)]
+    run = Run.start(
+        variant.changed(tiny, variant.changes_of(name), size), list("abc"), torch.device("cpu")
+    )
     labels = torch.tensor([0, 1, 2, 0])
     metrics = train.full_step(run, torch.randn(4, *tiny.shape), labels)
     assert metrics.isfinite().all()
     for network in (run.critic, run.generator):
         assert [n for n, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_a_part_of_another_kind_keeps_what_both_know():
+    best = config.RECIPES["best"].objective
+    cfg = variant.parse(["best:objective=WassersteinGP,objective.gp_weight=10"])
+    shared = {"r1_r2_weight", "r1_r2_every", "class_weight", "latent_weight", "l1_weight"}
+    assert cfg.objective == WassersteinGP(gp_weight=10.0, **{n: getattr(best, n) for n in shared})
+    assert isinstance(cfg.objective.gp_weight, float)
+    added = compare.added("objective", "objective.r1_r2_weight").partition(":")[2]
+    assert added == "objective=Relativistic,objective.r1_r2_weight=100.0"
+    cfg = variant.parse([f"sn-wgan-gp:{added}", "--epochs", "3"])
+    assert cfg.objective == Relativistic(r1_r2_weight=100.0, l1_weight=1.0)
+    assert cfg.epochs == 3
+    for wrong, said in (
+        ("bset", "did you mean best"),
+        ("best:objective=Wasserstein", "did you mean WassersteinGP"),
+        ("best:objective=WassersteinGP,objective.weight_clip=1", "it belongs to WassersteinClip"),
+        ("best:objective.gp_weight=1", "WassersteinGP"),
+    ):
+        with pytest.raises(UserError, match=said):
+            variant.parse([wrong])
+
+
+def test_what_was_measured_can_be_measured_again():
+    """The variants of the kept results are known by the names that they have there."""
+    for table in RESULTS.glob("*/scores.csv"):
+        names = {row["variant"] for row in compare.rows_of(table)}
+        trained = [name for name in names if not name.startswith(show.REAL)]
+        assert len(trained) > 20
+        assert set(trained) <= {*config.RECIPES, *compare.ABLATION}
+        text = table.with_name("README.md").read_text()
+        assert show.table(show.curves(compare.rows_of(table))).splitlines()[0] in text
+        assert [name for name in trained if f"| {name} |" not in text] == []
 
 
 def test_runs_of_variants_have_names_of_their_own():
@@ -72,9 +111,9 @@ def test_minutes_that_are_done_are_not_done_again(small, tmp_path, monkeypatch):
         folder = Path(command[2])
         folder.mkdir(parents=True, exist_ok=True)
         made = {"accuracy": 0.5, "frechet": 3.0}
-        card = {"step": 7, "rows": {compare.GENERATED: made, show.REAL: made}}
-        card["per_class"] = {"a": {"diversity": 0.7}, "b": {"diversity": None}}
-        (folder / "scores.json").write_text(compare.json.dumps(card))
+        scores = {"step": 7, "rows": {compare.GENERATED: made, show.REAL: made}}
+        scores["per_class"] = {"a": {"diversity": 0.7}, "b": {"diversity": None}}
+        (folder / "scores.json").write_text(compare.json.dumps(scores))
 
     monkeypatch.setattr(compare.subprocess, "run", scored)
     options = compare.Options(out=str(tmp_path), minutes=(1, 3))
@@ -83,7 +122,7 @@ def test_minutes_that_are_done_are_not_done_again(small, tmp_path, monkeypatch):
     assert trained == [60, 120]
     compare.compare("best", 0, replace(options, minutes=(1, 3, 4)), table)
     assert trained == [60, 120, 60]
-    compare.compare("best:augment=0", 0, replace(options, minutes=(1,)), table)
+    compare.compare("best:critic.augment=0", 0, replace(options, minutes=(1,)), table)
     compare.compare("cgan", 0, replace(options, minutes=(1,)), table)
     # One that was stopped half-way, one that is further than it should be, one that diverges.
     (tmp_path / "wavegan-seed0").mkdir()
@@ -106,7 +145,7 @@ def test_minutes_that_are_done_are_not_done_again(small, tmp_path, monkeypatch):
         (f"{show.REAL} (best)", 1, ""),
         ("best", 3, "0.7"),
         ("best", 4, "0.7"),
-        ("best:augment=0", 1, "0.7"),
+        ("best:critic.augment=0", 1, "0.7"),
         ("cgan", 1, "0.7"),
         (f"{show.REAL} (cgan)", 1, ""),
     ]
@@ -176,7 +215,7 @@ def test_variants_are_shown_at_equal_minutes(tmp_path, capsys, monkeypatch):
     rows = [
         {"variant": "best", "seed": 0, "minutes": 10, "frechet": 20},
         {"variant": "best", "seed": 0, "minutes": 20, "frechet": 10},
-        {"variant": "best:augment=0", "seed": 0, "minutes": 10, "frechet": 30},
+        {"variant": "best:critic.augment=0", "seed": 0, "minutes": 10, "frechet": 30},
     ]
     with open(tmp_path / "scores.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["variant", "seed", "minutes", *show.FIGURES])
@@ -188,10 +227,10 @@ def test_variants_are_shown_at_equal_minutes(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[:5] for line in said[2:]] == [
         ["| best", "10", "1", "-", "20"],
-        ["| best:augment=0", "10", "1", "-", "30"],
+        ["| best:critic.augment=0", "10", "1", "-", "30"],
     ]
     # What has other minutes than its recipe is not compared with it, nor says how far seeds lie.
-    seeds = [("best", 20, 11), ("best", 20, 12), ("best:augment=0", 10, 30.5)]
+    seeds = [("best", 20, 11), ("best", 20, 12), ("best:critic.augment=0", 10, 30.5)]
     rows += [dict(zip(("variant", "minutes", "frechet"), row)) | {"seed": 1} for row in seeds]
     unequal = show.table(show.curves([dict.fromkeys(show.FIGURES, "") | row for row in rows]))
     assert "**" not in unequal

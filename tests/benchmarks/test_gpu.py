@@ -7,19 +7,18 @@ import sys
 import time
 from pathlib import Path
 
+import compare
+import gpu
 import pytest
 import torch
 
 import config
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-import compare
-import gpu
-
 
 def test_every_recipe_is_compared_and_every_part_taken_away(tmp_path):
     parts = gpu.parts(gpu.Options(data_dir="d", holdout_dir="h"), tmp_path)
     assert all((gpu.ROOT / words[0]).is_file() for words in parts.values() if words[0] != "-m")
+    assert all((gpu.ROOT / name).is_file() for name in gpu.CHECKS)
     for name, variants in (("compare", (*config.RECIPES,)), ("ablation", ("ablation",))):
         options = compare.tyro.cli(compare.Options, args=parts[name][1:])
         assert options.variants == variants

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
+import plain
 import pytest
+import speed
 import torch
 from conftest import shrunk
 
 import config
 import train
+from soundgan.config_io import change, flat
+from soundgan.models.residual import ProjectionCritic
+from soundgan.training.run import Run
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-import plain
-import speed
+PUBLISHED = [n for n, c in config.RECIPES.items() if not isinstance(c.critic, ProjectionCritic)]
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("name", [n for n, c in config.RECIPES.items() if c.blocks == "plain"])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_step_equals_the_plain_one(name, double, sounds, tmp_path):
     """Two steps from one state and noise, in double precision: what both networks make of the same
     input agrees to 1e-8 of its largest value.
@@ -37,24 +39,24 @@ def test_the_step_equals_the_plain_one(name, double, sounds, tmp_path):
     and compared after one update of each network, before the two find other ways to the same norm.
     """
     cfg = shrunk(config.RECIPES[name], sounds, tmp_path)
-    cfg = replace(cfg, critic_dropout=(), phase_shuffle=0, seed=1)
-    steps = 2
-    if cfg.spectral_norm:
-        cfg, steps = replace(cfg, critic_steps=1), 1
-    fast, slow = (train.Run.start(cfg, ["a", "b"], torch.device("cpu")) for _ in range(2))
+    cfg = change(cfg, {"critic.dropout": (), "critic.phase_shuffle": 0, "seed": 1})
+    steps, spectral_norm = 2, cfg.critic.spectral_norm
+    if spectral_norm:
+        cfg, steps = change(cfg, {"optimiser.critic_steps": 1}), 1
+    fast, slow = (Run.start(cfg, ["a", "b"], torch.device("cpu")) for _ in range(2))
     x = torch.rand(4, *cfg.shape) * 2 - 1
     labels = torch.tensor([0, 1, 0, 1])
     for run in (fast, slow):
-        for _ in range(300 if cfg.spectral_norm else 0):
+        for _ in range(300 if spectral_norm else 0):
             run.critic(x, labels)
     pair = plain.optimisers(slow)
     for step in range(steps):
         torch.manual_seed(step)
-        fast.step = cfg.critic_steps - 1  # the step that brings a generator update too
+        fast.step = cfg.optimiser.critic_steps - 1  # the step that brings a generator update too
         train.full_step(fast, x, labels)
         torch.manual_seed(step)
         plain.step(slow, pair, x, labels)
-    before = train.Run.start(cfg, ["a", "b"], torch.device("cpu"))
+    before = Run.start(cfg, ["a", "b"], torch.device("cpu"))
     z = fast.latents(4)
     for network in ("generator", "critic"):
         start, a, b = (
@@ -66,7 +68,7 @@ def test_the_step_equals_the_plain_one(name, double, sounds, tmp_path):
 
 
 def test_the_benchmark_measures_all_of_it(sounds, tmp_path, monkeypatch, capsys):
-    small = shrunk(config.SN_WGAN_GP, sounds, tmp_path)
+    small = shrunk(config.RECIPES["sn-wgan-gp"], sounds, tmp_path)
     monkeypatch.setattr(speed, "RECIPES", {"sn-wgan-gp": small})
     monkeypatch.setattr(speed, "train_in", lambda cfg, name, world, **_: (9.0, [5.0, 4.0 / world]))
     figure = tmp_path / "speed.png"
@@ -107,8 +109,9 @@ def test_the_floor_is_whichever_takes_longer():
 
 def test_a_run_is_timed_by_training(small):
     """One real start of the program."""
-    names = ["frames", "n_mels", "sample_rate", "n_fft", "hop", "f_max", "latent_dim", "batch_size"]
-    tiny = {name: getattr(small, name) for name in names}
+    sound = ("frames", "n_mels", "sample_rate", "n_fft", "hop", "f_max")
+    names = [*(f"sound.{name}" for name in sound), "generator.latent_dim", "batch_size"]
+    tiny = {name: flat(small)[name] for name in names}
     quiet = {"epochs": 2, "score_every": 0, "sample_every": 100}
     taken, epochs = speed.train_in(small, "timed", 1, **tiny, **quiet)
     assert len(epochs) == 2
@@ -132,8 +135,9 @@ def test_operations_are_counted_through_the_gradient_of_a_gradient():
 def test_freed_memory_is_kept():
     """Ten times 64 MB, freed each time: mapped once (16 384 pages), not ten times."""
     script = (
-        "import resource, sys, torch, runs\n"
-        "if sys.argv[1] == 'keep': runs.keep_memory()\n"
+        "import resource, sys, torch\n"
+        "from soundgan.training import devices\n"
+        "if sys.argv[1] == 'keep': devices.keep_memory()\n"
         "for _ in range(10): torch.ones(2**24)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)"
     )
