@@ -6,7 +6,9 @@ import csv
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +18,44 @@ import torch
 from conftest import weights
 from speechbrain.lobes.models import HifiGAN as hifigan
 
-import audio
 import config
-import dataset
-import desk
-import runs
-import vocoder
-from config import UserError
+import train_vocoder
+from soundgan import audio, dataset
+from soundgan.config_io import change
+from soundgan.errors import Interrupted, UserError
+from soundgan.settings import Config
+from soundgan.training.checkpoints import load_checkpoint
+from soundgan.training.log import read_log
+from soundgan.vocoder_training import training
+from soundgan.vocoder_training.folder import load_source
+from soundgan.vocoder_training.losses import Losses
+from soundgan.vocoder_training.networks import build
+from soundgan.vocoder_training.run import Run
+from soundgan.vocoder_training.settings import Options, spectrograms_of, waveforms_of
+from soundgan.vocoder_training.steps import segments
+from soundgan.vocoder_training.validation import Validation, resynthesise
 
 CPU = torch.device("cpu")
 FRAMES = 41  # of the recipe's clips here: 40 hops, 0.46 s
 
 
 @pytest.fixture
-def options(default, sounds, tmp_path, monkeypatch) -> vocoder.Options:
+def recipe(default) -> Config:
+    """The default recipe with short clips."""
+    return change(default, {"sound.frames": FRAMES})
+
+
+@pytest.fixture
+def train(recipe) -> Callable[[Options], Run]:
+    """Train for the clips of that recipe."""
+    return partial(training.train, recipes=config.RECIPES | {recipe.recipe: recipe})
+
+
+@pytest.fixture
+def options(sounds, tmp_path) -> Options:
     """All parts with tiny numbers: some 70 000 weights against 8 000 000 of one period."""
-    monkeypatch.setitem(config.RECIPES, default.recipe, replace(default, frames=FRAMES))
-    return vocoder.Options(
+    return replace(
+        train_vocoder.USUAL,
         data_dir=str(sounds),
         output_dir=str(tmp_path / "outputs"),
         device="cpu",
@@ -64,23 +87,23 @@ def same(a: object, b: object) -> bool:
 
 
 def test_the_published_sizes():
-    generator, critic = vocoder.build(vocoder.Options())
+    generator, critic = build(train_vocoder.USUAL)
     assert sum(p.numel() for p in generator.parameters()) == 13_936_130
     whole = sum(p.numel() for p in hifigan.HifiganDiscriminator().parameters())
     assert sum(p.numel() for p in critic.parameters()) == whole == 70_724_591
     assert len(critic(torch.randn(1, 1, 8192))[0]) == 8
 
 
-def test_the_mel_loss_is_speechbrains(options):
+def test_the_mel_loss_is_speechbrains(options, recipe):
     theirs = hifigan.L1SpecLoss(win_length=1024, mel_fmax=11025.0)
-    ours = vocoder.Losses(options, CPU).transform
+    ours = Losses(options, spectrograms_of(recipe), CPU).transform
     fake, real = torch.rand(2, 3, 1, 8192, generator=torch.Generator().manual_seed(0)) - 0.5
     ours = torch.nn.functional.l1_loss(ours(fake[:, 0]), ours(real[:, 0]))
     torch.testing.assert_close(ours, theirs(fake, real), rtol=1e-5, atol=1e-6)
 
 
-def test_the_losses_by_hand(options):
-    losses = vocoder.Losses(options, CPU)
+def test_the_losses_by_hand(options, recipe):
+    losses = Losses(options, spectrograms_of(recipe), CPU)
     real, fake = [torch.full((2, 3), 0.5), torch.full((2, 5), 1.0)], [torch.zeros(2, 3)] * 2
     assert losses.critic(real, fake).item() == pytest.approx(0.25)
     wave = torch.randn(2, 1, 2048)
@@ -93,11 +116,13 @@ def test_the_losses_by_hand(options):
     assert whole.item() == pytest.approx(0.25 + 2 * 4)
 
 
-def test_segments_are_heard_as_within_their_clip(options):
+def test_the_mels_of_segments_are_those_of_their_clips(options, recipe):
     """Sound and mels belong together: at a hop, the mels are those of the whole clip."""
-    run = vocoder.Run.start(options, CPU)
-    x = torch.randn(6, 1, options.waves.clip_samples, generator=torch.Generator().manual_seed(1))
-    real, mel = vocoder.segments(run, x)
+    run = Run.start(options, recipe, CPU)
+    x = torch.randn(
+        6, 1, run.waveforms.sound.clip_samples, generator=torch.Generator().manual_seed(1)
+    )
+    real, mel = segments(run, x)
     assert real.shape == (6, 1, 2048)
     assert mel.shape == (6, 80, 8)
     for wave, segment, own in zip(x[:, 0], real[:, 0], mel):
@@ -112,59 +137,61 @@ def test_segments_are_heard_as_within_their_clip(options):
 # ---- training -----------------------------------------------------------------------------------
 
 
-def test_it_learns_and_any_run_can_play_through_it(options):
-    run = vocoder.train(replace(options, steps=40, save_every=10, sample_every=40))
-    rows = runs.read_log(run.run_dir / "log.csv", 40, by="step")
+def test_it_learns_and_any_run_can_play_through_it(options, recipe, train):
+    run = train(replace(options, steps=40, save_every=10, sample_every=40))
+    rows = read_log(run.run_dir / "log.csv", 40, by="step")
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
     assert rows[-1]["mel"] < 0.75 * rows[0]["mel"]
     assert rows[-1]["held_out_mel"] < 0.8 * rows[0]["held_out_mel"]
 
-    cfg = replace(options.mels, vocoder=str(run.run_dir))
-    voice, note = audio.load_vocoder(cfg, CPU)
-    assert isinstance(voice, audio.HifiGan)
+    cfg = change(spectrograms_of(recipe), {"vocoder": str(run.run_dir)})
+    vocoder, note = audio.load_vocoder(cfg, CPU)
+    assert isinstance(vocoder, audio.HifiGan)
     assert note == ""
-    waves = vocoder.Judge(options, *_clips(options)).firsts
-    heard = voice(audio.Transform(cfg)(waves))
-    assert heard.shape == (3, FRAMES * 256)
-    torch.testing.assert_close(heard, vocoder.copies(run, waves), rtol=1e-4, atol=1e-5)
+    waves = _validation(options, recipe).examples
+    played = vocoder(audio.Transform(cfg)(waves))
+    assert played.shape == (3, FRAMES * 256)
+    torch.testing.assert_close(played, resynthesise(run, waves), rtol=1e-4, atol=1e-5)
 
 
-def _clips(options: vocoder.Options) -> tuple[dataset.Clips, dataset.Split]:
-    clips = dataset.load(options.waves, dataset.find_clips(options.waves))
-    return clips, dataset.split(options.waves, clips, known=False, keep=False)
+def _validation(options: Options, recipe: Config) -> Validation:
+    cfg = waveforms_of(options, recipe)
+    clips = dataset.load(cfg, dataset.find_clips(cfg))
+    split = dataset.split(cfg, clips, known=False, keep=False)
+    return Validation(cfg, clips, split, options.judge_clips)
 
 
-def test_the_rate_falls(options):
-    run = vocoder.train(replace(options, steps=3, decay=0.5, decay_every=1))
+def test_the_rate_falls(options, train):
+    run = train(replace(options, steps=3, decay=0.5, decay_every=1))
     assert run.generator_optimiser.param_groups[0]["lr"] == pytest.approx(2e-3 / 4)
     assert run.critic_optimiser.param_groups[0]["lr"] == pytest.approx(2e-3 / 4)
 
 
-def test_a_stopped_run_is_the_same_run(options, monkeypatch):
+def test_a_stopped_run_is_the_same_run(options, train, monkeypatch):
     """Stopped by a signal in the middle of an epoch and between two rows, then continued."""
-    whole = vocoder.train(replace(options, run_name="whole"))
-    step, full_step = [], vocoder.full_step
+    whole = train(replace(options, run_name="whole"))
+    step, full_step = [], training.full_step
 
-    def stopping(run: vocoder.Run, x: torch.Tensor) -> torch.Tensor:
+    def stopping(run: Run, x: torch.Tensor) -> torch.Tensor:
         step.append(run.step)
         if len(step) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return full_step(run, x)
 
-    monkeypatch.setattr(vocoder, "full_step", stopping)
-    with pytest.raises(desk.Interrupted) as stop:
-        vocoder.train(options)
+    monkeypatch.setattr(training, "full_step", stopping)
+    with pytest.raises(Interrupted) as stop:
+        train(options)
     assert stop.value.exit_code == 75
     assert "after step 3" in str(stop.value)
     assert (Path(options.output_dir) / "vocoder" / "generator.ckpt").is_file()
-    parts = vocoder.train(options)
+    parts = train(options)
     assert step == [0, 1, 2, 3, 4, 5]
 
-    states = [runs.load_checkpoint(run.run_dir) for run in (whole, parts)]
+    states = [load_checkpoint(run.run_dir) for run in (whole, parts)]
     for state in states:
         del state["seconds"], state["options"]["run_name"]
     assert same(*states)
-    logs = [runs.read_log(run.run_dir / "log.csv", 6, by="step") for run in (whole, parts)]
+    logs = [read_log(run.run_dir / "log.csv", 6, by="step") for run in (whole, parts)]
     for row in (*logs[0], *logs[1]):
         del row["seconds"]
     assert logs[0] == logs[1]
@@ -179,43 +206,43 @@ def test_a_stopped_run_is_the_same_run(options, monkeypatch):
     assert same(one, dict(whole.generator.state_dict()))
 
 
-def test_fewer_clips_than_before_are_trained_on(options, sounds, monkeypatch):
+def test_fewer_clips_than_before_are_trained_on(options, train, sounds, monkeypatch):
     """Stopped after more steps of an epoch than an epoch has when the run is continued."""
-    full_step = vocoder.full_step
+    full_step = training.full_step
 
-    def stopping(run: vocoder.Run, x: torch.Tensor) -> torch.Tensor:
+    def stopping(run: Run, x: torch.Tensor) -> torch.Tensor:
         if run.step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return full_step(run, x)
 
-    monkeypatch.setattr(vocoder, "full_step", stopping)
-    with pytest.raises(desk.Interrupted, match="after step 2"):
-        vocoder.train(options)
+    monkeypatch.setattr(training, "full_step", stopping)
+    with pytest.raises(Interrupted, match="after step 2"):
+        train(options)
     for path in [p for p in sounds.rglob("*.wav") if int(p.stem) > 1]:
         path.unlink()
-    run = vocoder.train(options)  # six clips: one step an epoch
+    run = train(options)  # six clips: one step an epoch
     assert (run.step, run.epoch, run.step_in_epoch) == (6, 5, 0)
 
 
-def test_a_finished_run_says_so_and_is_extended(options, capsys):
-    vocoder.train(replace(options, steps=2))
-    assert vocoder.train(replace(options, steps=2)).step == 2
+def test_a_finished_run_says_so_and_is_extended(options, train, capsys):
+    train(replace(options, steps=2))
+    assert train(replace(options, steps=2)).step == 2
     assert "is finished after step 2" in capsys.readouterr().out
-    assert vocoder.train(replace(options, steps=3)).step == 3
+    assert train(replace(options, steps=3)).step == 3
 
 
-def test_it_begins_with_another(options):
-    first = vocoder.train(replace(options, run_name="first", steps=1))
-    run = vocoder.Run.start(replace(options, seed=1), CPU)
+def test_it_begins_with_another(options, recipe, train):
+    first = train(replace(options, run_name="first", steps=1))
+    run = Run.start(replace(options, seed=1), recipe, CPU)
     assert not torch.equal(weights(run.generator), weights(first.generator))
-    vocoder.load_source(replace(options, source=str(first.run_dir)), run.generator)
+    load_source(str(first.run_dir), recipe, run.generator)
     assert torch.equal(weights(run.generator), weights(first.generator))
     assert all(p.requires_grad for p in run.generator.parameters())
-    further = vocoder.train(replace(options, source=str(first.run_dir), steps=1))
+    further = train(replace(options, source=str(first.run_dir), steps=1))
     assert not torch.equal(weights(further.generator), weights(first.generator))
 
 
-def test_what_is_held_out_is_never_seen(options, tmp_path, monkeypatch):
+def test_what_is_held_out_is_never_seen(options, recipe, train, tmp_path, monkeypatch):
     """The same clips as train.py holds out, and no sample of them in any step."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "sources" / "dog"
@@ -226,41 +253,48 @@ def test_what_is_held_out_is_never_seen(options, tmp_path, monkeypatch):
             soundfile.write(folder / f"s{source}-{take}.wav", wave, 22050, subtype="FLOAT")
     options = replace(options, data_dir=str(folder.parent), steps=20, save_every=20)
 
-    recipe = replace(options.mels, data_dir=options.data_dir, output_dir=options.output_dir)
-    clips = dataset.load(recipe, dataset.find_clips(recipe))
-    apart = dataset.split(recipe, clips, known=False, keep=False).held_out
+    places = {"data_dir": options.data_dir, "output_dir": options.output_dir}
+    of_train = change(recipe, places)
+    clips = dataset.load(of_train, dataset.find_clips(of_train))
+    apart = dataset.split(of_train, clips, known=False, keep=False).held_out
     names = {recording.path.name for recording in apart}
     assert len(names) == 4  # a tenth of 24 is 3: two whole sources
 
-    seen, full_step = set(), vocoder.full_step
+    seen, full_step = set(), training.full_step
 
-    def listening(run: vocoder.Run, x: torch.Tensor) -> torch.Tensor:
+    def watching(run: Run, x: torch.Tensor) -> torch.Tensor:
         seen.update(x[:, 0].mean(1).round().int().tolist())
         return full_step(run, x)
 
-    monkeypatch.setattr(vocoder, "full_step", listening)
-    run = vocoder.train(options)
+    monkeypatch.setattr(training, "full_step", watching)
+    run = train(options)
     held = {int(name[1:].split("-")[0]) for name in names}
     assert seen == set(range(12)) - held
     with open(run.run_dir / "held_out.csv", newline="") as file:
         assert {Path(row["file"]).name for row in csv.DictReader(file)} == names
-    judge = vocoder.Judge(options, *_clips(options))
-    assert set(judge.waves.mean(1).round().int().tolist()) == held
+    validation = _validation(options, recipe)
+    assert set(validation.held_out.mean(1).round().int().tolist()) == held
 
 
 # ---- what can go wrong --------------------------------------------------------------------------
 
 
-def refused(options: vocoder.Options, *parts: str) -> None:
-    with pytest.raises(UserError) as error:
-        vocoder.train(options)
-    for part in parts:
-        assert part in str(error.value)
-    assert "\n" not in str(error.value)
+@pytest.fixture
+def refused(train) -> Callable[..., None]:
+    """Expect a training to be refused with one sentence that has all these parts."""
+
+    def refused(options: Options, *parts: str) -> None:
+        with pytest.raises(UserError) as error:
+            train(options)
+        for part in parts:
+            assert part in str(error.value)
+        assert "\n" not in str(error.value)
+
+    return refused
 
 
 @pytest.mark.parametrize(
-    ("change", "parts"),
+    ("changes", "parts"),
     [
         ({"recipe": "cgan"}, ("recipe", "sn-wgan-gp, frequency-quest")),
         ({"segment": 1000}, ("segment", "256")),
@@ -274,11 +308,11 @@ def refused(options: vocoder.Options, *parts: str) -> None:
         ({"run_name": "a/b"}, ("--run-name",)),
     ],
 )
-def test_constants_that_cannot_work(options, change, parts):
-    refused(replace(options, **change), *parts)
+def test_constants_that_cannot_work(options, refused, changes, parts):
+    refused(replace(options, **changes), *parts)
 
 
-def test_sources_that_are_none(options, tmp_path, monkeypatch):
+def test_sources_that_are_none(options, train, refused, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
@@ -287,20 +321,20 @@ def test_sources_that_are_none(options, tmp_path, monkeypatch):
     refused(replace(options, source=str(tmp_path)), "no hyperparams.yaml and no generator.ckpt")
     name = "speechbrain/tts-hifigan-ljspeech"
     refused(replace(options, source=name), f"--from {name}", "the hub cannot be reached")
-    small = vocoder.train(replace(options, run_name="small", steps=1))
+    small = train(replace(options, run_name="small", steps=1))
     other = replace(options, source=str(small.run_dir), channels=64)
     refused(other, "its generator has other sizes", "--channels")
 
 
-def test_another_training_is_refused(options):
-    vocoder.train(replace(options, steps=1))
+def test_another_training_is_refused(options, train, refused):
+    train(replace(options, steps=1))
     refused(replace(options, segment=4096), "segment 2048 -> 4096", "--run-name")
     refused(replace(options, source="x/y"), "from  -> x/y")
 
 
-def test_numbers_that_diverge(options):
+def test_numbers_that_diverge(options, train):
     with pytest.raises(UserError, match="became NaN or Inf") as error:
-        vocoder.train(replace(options, learning_rate=1e30))
+        train(replace(options, learning_rate=1e30))
     assert error.value.exit_code == 3
     assert not (Path(options.output_dir) / "vocoder" / "generator.ckpt").exists()
 
@@ -308,12 +342,12 @@ def test_numbers_that_diverge(options):
 def test_the_command_line(options, capsys):
     arguments = ["--from", "./nowhere", "--data-dir", options.data_dir, "--device", "cpu"]
     arguments += ["--output-dir", options.output_dir, "--segment", "2048", "--batch-size", "4"]
-    assert vocoder.main(arguments) == 2
+    assert train_vocoder.main(arguments) == 2
     assert "Error: --from ./nowhere cannot be used" in capsys.readouterr().err
 
 
-def test_the_folder_says_what_it_is(options):
-    run = vocoder.train(replace(options, steps=1))
+def test_the_folder_says_what_it_is(options, train):
+    run = train(replace(options, steps=1))
     about = json.loads((run.run_dir / "vocoder.json").read_text())
     assert about["options"]["channels"] == 32
     assert about["classes"] == ["high", "low", "mid"]

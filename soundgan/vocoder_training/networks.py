@@ -1,0 +1,42 @@
+"""SpeechBrain's HiFi-GAN: the generator, and the discriminators it is trained against."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from soundgan.audio.vocoders import HIFIGAN_GRID
+from soundgan.vocoder_training.settings import Options
+
+
+def build(options: Options) -> tuple[nn.Module, nn.Module]:
+    """Generator `(B, M, T) -> (B, 1, T * hop)` and discriminators, from SpeechBrain.
+
+    The discriminators' scores and features are lists, one entry a period or scale.
+    """
+    from speechbrain.lobes.models import HifiGAN as hifigan  # a second to import: when wanted
+
+    generator = hifigan.HifiganGenerator(**generator_arguments(options))
+    critic = hifigan.HifiganDiscriminator()
+    if options.periods != Options.periods:
+        some = [hifigan.DiscriminatorP(period) for period in options.periods]
+        critic.mpd.discriminators = nn.ModuleList(some)
+    critic.msd.discriminators = critic.msd.discriminators[: options.scales]
+    return generator, critic
+
+
+def generator_arguments(options: Options) -> dict[str, object]:
+    """Arguments of SpeechBrain's HifiganGenerator."""
+    kernels = list(options.resblock_kernels)
+    return {
+        "in_channels": HIFIGAN_GRID["n_mels"],
+        "out_channels": 1,
+        "resblock_type": "1",
+        "resblock_dilation_sizes": [list(options.resblock_dilations) for _ in kernels],
+        "resblock_kernel_sizes": kernels,
+        "upsample_kernel_sizes": list(options.upsample_kernels),
+        "upsample_initial_channel": options.channels,
+        "upsample_factors": list(options.upsample_factors),
+        "inference_padding": 5,
+        "cond_channels": 0,
+        "conv_post_bias": True,
+    }

@@ -1,0 +1,127 @@
+"""What training changes: networks, optimisers, counters, random states; and how they are kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from soundgan.audio import Transform
+from soundgan.errors import Diverged, UserError
+from soundgan.settings import Config
+from soundgan.training.random_state import random_state, seed_everything, set_random_state
+from soundgan.vocoder_training.losses import Losses
+from soundgan.vocoder_training.networks import build
+from soundgan.vocoder_training.settings import (
+    MAY_CHANGE,
+    Options,
+    spectrograms_of,
+    to_dict,
+    waveforms_of,
+)
+
+METRICS = ("critic_loss", "generator_loss", "adversarial", "features", "mel")
+NETWORKS = ("generator", "critic", "generator_optimiser", "critic_optimiser")
+COUNTERS = ("step", "epoch", "step_in_epoch", "since", "seconds", "data")
+
+
+@dataclass
+class Run:
+    """Everything that training changes, and that a checkpoint therefore holds."""
+
+    options: Options
+    waveforms: Config  # the recipe, its clips as raw audio
+    device: torch.device
+    generator: nn.Module
+    critic: nn.Module  # the discriminators
+    generator_optimiser: torch.optim.Optimizer
+    critic_optimiser: torch.optim.Optimizer
+    losses: Losses
+    transform: Transform  # to the log-mels that the generator is given
+    sums: Tensor  # of METRICS since the last row of the log
+    step: int = 0  # finished steps
+    epoch: int = 0  # finished epochs
+    step_in_epoch: int = 0
+    since: int = 0  # steps since the last row of the log
+    seconds: float = 0.0  # the same
+    data: str = ""  # fingerprint of the files
+
+    @classmethod
+    def start(cls, options: Options, recipe: Config, device: torch.device) -> Run:
+        """Seed every random state and build networks, optimisers and losses."""
+        seed_everything(options.seed)
+        generator, critic = (network.to(device) for network in build(options))
+        optimisers = (
+            torch.optim.AdamW(
+                network.parameters(),
+                lr=options.learning_rate,
+                betas=options.betas,
+                weight_decay=options.weight_decay,
+                fused=True,
+            )
+            for network in (generator, critic)
+        )
+        spectrograms, waveforms = spectrograms_of(recipe), waveforms_of(options, recipe)
+        losses = Losses(options, spectrograms, device)
+        transform = Transform(spectrograms).to(device)
+        sums = torch.zeros(len(METRICS), device=device)
+        return cls(
+            options, waveforms, device, generator, critic, *optimisers, losses, transform, sums
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        return self.waveforms.run_dir
+
+    def means(self) -> dict[str, float]:
+        """Means of METRICS since the last row; raises Diverged if one is NaN or Inf."""
+        means = {k: s / self.since for k, s in zip(METRICS, self.sums.tolist())}
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise Diverged(
+                f"{', '.join(bad)} became NaN or Inf at step {self.step} or just before; training "
+                f"stops. {self.run_dir} holds the last good state, if one was saved. Start another "
+                "run (--run-name NAME) with a lower --learning-rate "
+                f"(now {self.options.learning_rate:g})."
+            )
+        return means
+
+    def state(self) -> dict:
+        """The content of a checkpoint."""
+        state = {name: getattr(self, name).state_dict() for name in NETWORKS}
+        state |= {name: getattr(self, name) for name in (*COUNTERS, "sums")}
+        return state | {"options": to_dict(self.options), "random": random_state(self.device)}
+
+    def restore(self, state: dict) -> None:
+        """Put this run where a checkpoint left it; raises UserError naming whatever differs."""
+        refuse_changes(self.options, self.run_dir, state)
+        for name in NETWORKS:
+            getattr(self, name).load_state_dict(state[name])
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        self.sums.copy_(state["sums"])
+        set_random_state(state["random"], self.device)
+
+
+def refuse_changes(options: Options, run_dir: Path, state: dict) -> None:
+    """Raise UserError, naming whatever differs, where a checkpoint is of another training."""
+    needed = (*NETWORKS, *COUNTERS, "sums", "options")
+    if missing := [name for name in needed if name not in state]:
+        raise UserError(
+            f"The checkpoint in {run_dir} is none of a vocoder of this version (it lacks "
+            f"{', '.join(missing)}): start another run with --run-name NAME."
+        )
+    old, new = state["options"], to_dict(options)
+    changes = [
+        f"{'from' if n == 'source' else n} {old.get(n)} -> {new[n]}"
+        for n in new
+        if n not in MAY_CHANGE and old.get(n) != new[n]
+    ]
+    if changes:
+        raise UserError(
+            f"{run_dir} was trained with other values: {'; '.join(changes)}. Continue it with "
+            "the old ones, or start another run beside it with --run-name NAME."
+        )

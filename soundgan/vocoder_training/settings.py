@@ -1,0 +1,204 @@
+"""What the training of a vocoder can be told, its checks, and the clips that follow from it.
+
+The published HiFi-GANs that can be trained further all have one spectrogram, `HIFIGAN_GRID`: a
+vocoder is trained for the clips of a recipe that shares it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from soundgan.audio.vocoders import HIFIGAN_FLOOR, HIFIGAN_GRID
+from soundgan.config_io import change
+from soundgan.errors import UserError
+from soundgan.settings import NO_VOCODER, Config, Need, Waveform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train a HiFi-GAN on your sounds, or continue where it stopped."""
+
+    # ---- the run: may change whenever it is continued -------------------------------------------
+
+    data_dir: str
+    """Folder of your sounds, as for train.py."""
+    output_dir: str
+    """Folder that holds the runs, and the cache of decoded sounds."""
+    run_name: str = "vocoder"
+    """Folder below OUTPUT_DIR: what --vocoder of train.py is to name then."""
+    steps: int = 100_000
+    """Steps of the whole run (the paper took 100 000 for fine-tuning, and 2 500 000 from
+    scratch); raise it to extend a finished one."""
+    save_every: int = 500
+    """Steps between two writings of the folder, a row of log.csv and a checkpoint (1 GB each at the
+    published sizes; two are kept)."""
+    sample_every: int = 2500
+    """Steps between two sets of sounds: a real clip of each class through the vocoder."""
+    judge_clips: int = 32
+    """Held-out clips of which log.csv's held_out_mel is the mean."""
+    device: str
+    """auto (CUDA where there is one), cuda, cuda:1, cpu."""
+    deterministic: bool
+    """On CUDA: two runs with one seed are identical, and slower (the CPU always is identical)."""
+    tf32: bool
+    """On CUDA: let matrix units round float32 factors to TF32 (10-bit mantissa)."""
+    decode_threads: int
+    """Threads that decode files the first time; 0: one a processor core."""
+
+    # ---- what a checkpoint must agree on --------------------------------------------------------
+
+    source: Annotated[str, tyro.conf.arg(name="from")] = ""
+    """Hub name or folder of a HiFi-GAN to begin with; empty: from scratch."""
+    recipe: str
+    """Recipe whose clips these are (their length, and what of a long file is used)."""
+    seed: int
+    """Decides initial weights, order of clips and segments."""
+    holdout: float
+    """Share of each class (of 20 clips or more) to validate on and not train on: that of your runs.
+    """
+    holdout_dir: str
+    """Folder of class folders to validate on; then all of DATA_DIR is trained on."""
+    batch_size: int = 16
+    """Clips a step, one segment of each."""
+    segment: int = 8192
+    """Samples of a segment; a multiple of the hop (256)."""
+    learning_rate: float = 2e-4
+    """AdamW's rate at the start, of both networks."""
+    betas: tuple[float, float] = (0.8, 0.99)
+    """AdamW's decay rates."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    decay: float = 0.999
+    """Factor on the rate every DECAY_EVERY steps."""
+    decay_every: int = 1000
+    """Steps between two of these (the paper's epochs had about 800, whatever yours have)."""
+    mel_weight: float = 45.0
+    """Weight of the L1 distance of log-mels (the paper's lambda_mel)."""
+    feature_weight: float = 2.0
+    """Weight of the distances of the discriminators' features, summed over their layers (the
+    paper's lambda_fm)."""
+    loss_f_max: float = 11025.0
+    """Upper edge (Hz) of the mels that are compared; the vocoder is given those up to 8000 Hz."""
+    channels: int = 512
+    """Channels of the generator before its first stage; each stage halves them."""
+    upsample_factors: tuple[int, ...] = (8, 8, 2, 2)
+    """Upsampling of each stage; their product must be the hop (256)."""
+    upsample_kernels: tuple[int, ...] = (16, 16, 4, 4)
+    """Kernel of each stage's transposed convolution: its factor plus an even number."""
+    resblock_kernels: tuple[int, ...] = (3, 7, 11)
+    """Kernels of the residual blocks that work side by side in each stage."""
+    resblock_dilations: tuple[int, int, int] = (1, 3, 5)
+    """Dilations of each residual block's convolutions."""
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    """Periods of the multi-period discriminator."""
+    scales: int = 3
+    """Scales of the multi-scale discriminator, 0 to 3."""
+
+
+MAY_CHANGE = (
+    *("data_dir", "output_dir", "run_name", "steps", "save_every", "sample_every", "judge_clips"),
+    *("device", "deterministic", "tf32", "decode_threads"),
+)
+
+
+def to_dict(options: Options) -> dict[str, object]:
+    """The options as JSON and `torch.load(weights_only=True)` know them."""
+    values = dataclasses.asdict(options).items()
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values}
+
+
+# ---- the clips ----------------------------------------------------------------------------------
+
+
+def spectrograms_of(recipe: Config) -> Config:
+    """The recipe with the logarithm that HiFi-GAN was made for."""
+    natural = {"sound.compression": "ln", "sound.compression_constant": HIFIGAN_FLOOR}
+    return change(recipe, natural)
+
+
+def waveforms_of(options: Options, recipe: Config) -> Config:
+    """The very waveforms of which the recipe's spectrograms are made, and where this run is.
+
+    A spectrogram's T centred frames span T - 1 hops.
+    """
+    names = ("data_dir", "output_dir", "run_name", "seed", "device", "deterministic", "tf32")
+    names += ("holdout", "holdout_dir", "decode_threads", "batch_size")
+    sound = recipe.sound
+    raw = Waveform(sample_rate=sound.sample_rate, samples=sound.clip_samples, cut=sound.cut)
+    own = {name: getattr(options, name) for name in names}
+    return change(recipe, own | {"sound": raw, "vocoder": NO_VOCODER})
+
+
+# ---- checks -------------------------------------------------------------------------------------
+
+
+def check(options: Options, recipes: Mapping[str, Config]) -> None:
+    """Raise UserError naming the first constant whose value cannot work, and why."""
+
+    def need(ok: bool, name: str, why: str) -> None:
+        if not ok:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{name} = {getattr(options, name)!r}: {why} ({flag}).")
+
+    _check_run(options, need, recipes)
+    _check_losses(options, need)
+    _check_networks(options, need)
+
+
+def _check_run(o: Options, need: Need, recipes: Mapping[str, Config]) -> None:
+    grid = HIFIGAN_GRID
+    on_grid = [
+        name
+        for name, cfg in recipes.items()
+        if not cfg.sound.raw and all(getattr(cfg.sound, k) == v for k, v in grid.items())
+    ]
+    need(o.recipe in on_grid, "recipe", f"must be one on HiFi-GAN's grid: {', '.join(on_grid)}")
+    bad_name = not o.run_name or Path(o.run_name).name != o.run_name or o.run_name[0] == "."
+    need(not bad_name, "run_name", "must be a plain folder name that starts with no dot")
+    for name in ("steps", "save_every", "sample_every", "judge_clips", "batch_size", "decay_every"):
+        need(getattr(o, name) >= 1, name, "must be at least 1")
+    need(o.decode_threads >= 0, "decode_threads", "must be 0 or more")
+    need(0 <= o.seed < 2**63, "seed", "must be a whole number from 0 to 2**63 - 1")
+    need(0 <= o.holdout <= 0.5, "holdout", "must be a share from 0 (none) to 0.5")
+    hop, least, most = grid["hop"], grid["n_fft"], recipes[o.recipe].sound.clip_samples
+    need(o.segment % hop == 0, "segment", f"must be a multiple of the hop ({hop})")
+    need(least <= o.segment <= most, "segment", f"must be {least} to {most}")
+
+
+def _check_losses(o: Options, need: Need) -> None:
+    for name in ("learning_rate", "decay"):
+        value = getattr(o, name)
+        need(math.isfinite(value) and value > 0, name, "must be a positive number")
+    for name in ("weight_decay", "mel_weight", "feature_weight"):
+        value = getattr(o, name)
+        need(math.isfinite(value) and value >= 0, name, "must be zero or a positive number")
+    need(all(0 <= b < 1 for b in o.betas), "betas", "must lie in [0, 1)")
+    top = HIFIGAN_GRID["sample_rate"] / 2
+    need(0 < o.loss_f_max <= top, "loss_f_max", f"must be above 0 and at most {top} Hz")
+
+
+def _check_networks(o: Options, need: Need) -> None:
+    factors, kernels, hop = o.upsample_factors, o.upsample_kernels, HIFIGAN_GRID["hop"]
+    whole = bool(factors) and min(factors) >= 1 and math.prod(factors) == hop
+    need(whole, "upsample_factors", f"must multiply to {hop}")
+    fit = len(kernels) == len(factors) and all(
+        k >= f and (k - f) % 2 == 0 for k, f in zip(kernels, factors)
+    )
+    need(fit, "upsample_kernels", "needs one a stage, each its factor plus an even number")
+    scale = 2 ** len(factors)
+    fits = o.channels >= scale and o.channels % scale == 0
+    why = f"must be a multiple of {scale} (halved in each of {len(factors)} stages)"
+    need(fits, "channels", why)
+    odd = bool(o.resblock_kernels) and all(k >= 1 and k % 2 for k in o.resblock_kernels)
+    need(odd, "resblock_kernels", "must be odd numbers, at least one")
+    need(min(o.resblock_dilations) >= 1, "resblock_dilations", "must be at least 1")
+    need(all(p >= 1 for p in o.periods), "periods", "must be at least 1 each")
+    need(0 <= o.scales <= 3, "scales", "must be 0 to 3")
+    need(bool(o.periods) or o.scales > 0, "periods", "at least one period or one scale is needed")
