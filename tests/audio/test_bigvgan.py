@@ -15,6 +15,7 @@ from soundgan import audio
 from soundgan.audio import bigvgan
 from soundgan.audio.vocoders import HIFIGAN_GRID
 from soundgan.config_io import change
+from soundgan.evaluation import evaluator
 
 CPU = torch.device("cpu")
 PUBLISHED = {  # what nvidia/bigvgan_v2_22khz_80band_fmax8k_256x says of itself
@@ -231,14 +232,14 @@ def test_folders_that_are_damaged(default, folder):
     refuses(change(cfg, {"vocoder": "nvidia/bigvgan_v2_22khz_80band_fmax8k_256x"}), "a folder only")
 
 
-def test_other_weights_are_another_yardstick(default, folder, tmp_path):
+def test_other_weights_need_another_evaluator(default, folder, tmp_path):
     """Scores that were kept of one file of weights are not those of the next."""
     vocoder, _ = audio.load_vocoder(change(default, {"vocoder": str(folder)}), CPU)
 
     class Clips:
         fingerprint = "same"
 
-    before = scores._key(default, Clips, vocoder, ())
-    assert scores._key(default, Clips, vocoder, ()) == before
+    before = evaluator._key(default, Clips, vocoder, ())
+    assert evaluator._key(default, Clips, vocoder, ()) == before
     os.utime(folder / "bigvgan_generator.pt", ns=(1, 1))
-    assert scores._key(default, Clips, vocoder, ()) != before
+    assert evaluator._key(default, Clips, vocoder, ()) != before

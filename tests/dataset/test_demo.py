@@ -70,19 +70,22 @@ def test_nobodys_sounds_are_replaced(tmp_path):
     assert len(list((tmp_path / "c").rglob("*.wav"))) == 10
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch, capsys):
     """It writes the set and says where, or ends in one sentence."""
-    command = [sys.executable, "-m", "soundgan.dataset.demo"]
-    how = {"capture_output": True, "text": True, "cwd": Path(demo.__file__).parents[2]}
     (tmp_path / "siren").mkdir()
     (tmp_path / "siren" / "mine.wav").touch()
-    done = subprocess.run([*command, str(tmp_path)], **how)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(
-        r"Error: .*mine\.wav exists, and the demo set would replace .*\n", done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "soundgan.dataset.demo", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(demo.__file__).parents[2],
     )
+    assert (done.returncode, done.stdout) == (1, "")
+    pattern = r"Error: .*mine\.wav exists, and the demo set would replace .*\n"
+    assert re.fullmatch(pattern, done.stderr)
     (tmp_path / "siren" / "mine.wav").unlink()
-    done = subprocess.run([*command, str(tmp_path)], **how)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Wrote 32 clips of each of siren, drilling, dog_bark, ")
-    assert len(list(tmp_path.rglob("*.wav"))) == 160
+    monkeypatch.setattr(demo, "CLIPS", 1)
+    demo.main(str(tmp_path))
+    said = capsys.readouterr().out
+    assert said.startswith("Wrote 1 clips of each of siren, drilling, dog_bark, ")
+    assert len(list(tmp_path.rglob("*.wav"))) == 5

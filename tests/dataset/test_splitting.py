@@ -12,7 +12,7 @@ import soundfile
 
 from soundgan import dataset
 from soundgan.config_io import change
-from soundgan.dataset.split import hold_out
+from soundgan.dataset.splitting import hold_out
 from soundgan.errors import UserError
 from soundgan.settings import Config
 
