@@ -1,4 +1,4 @@
-"""What vocoders make of real clips, by one set of ears."""
+"""What vocoders make of real clips, by one set of classifiers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import pytest
 import soundfile
 import torch
 
-import audio
 import config
-import dataset
-import scores
-import vocoder
-from config import UserError
+import train_vocoder
+from soundgan import dataset
+from soundgan.audio import open_vocoder
+from soundgan.config_io import change
+from soundgan.errors import UserError
+from soundgan.evaluation import classifier, scores
+from soundgan.evaluation.evaluator import REAL, ROUND_TRIP, make_evaluator
+from soundgan.settings import GRIFFIN_LIM
+from soundgan.vocoder_training.folder import hyperparams
+from soundgan.vocoder_training.networks import build
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import ceiling
 
 CPU = torch.device("cpu")
@@ -27,8 +32,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def options(default, tmp_path, monkeypatch) -> ceiling.Options:
     """Two classes of twenty clips, tones and noises; a Griffin-Lim, and a HiFi-GAN of no skill."""
-    monkeypatch.setitem(config.RECIPES, default.recipe, replace(default, frames=41))
-    monkeypatch.setattr(config, "EAR_STEPS", 20)
+    monkeypatch.setitem(config.RECIPES, default.recipe, change(default, {"sound.frames": 41}))
+    monkeypatch.setattr(classifier, "STEPS", 20)
     rng = np.random.default_rng(0)
     t = np.arange(10240) / 22050
     for name in ("noise", "tone"):
@@ -39,42 +44,40 @@ def options(default, tmp_path, monkeypatch) -> ceiling.Options:
             soundfile.write(tmp_path / "data" / name / f"take{number}x.wav", wave, 22050)
     folder = tmp_path / "random"
     folder.mkdir()
-    about = vocoder.Options(channels=32, resblock_kernels=(3,), periods=(2,), scales=0)
+    sizes = {"channels": 32, "resblock_kernels": (3,), "periods": (2,), "scales": 0}
+    about = replace(train_vocoder.USUAL, **sizes)
     torch.manual_seed(0)
-    torch.save(vocoder.build(about)[0].state_dict(), folder / "generator.ckpt")
-    (folder / "hyperparams.yaml").write_text(vocoder.hyperparams(about))
+    torch.save(build(about)[0].state_dict(), folder / "generator.ckpt")
+    (folder / "hyperparams.yaml").write_text(hyperparams(about))
     return ceiling.Options(
         data_dir=str(tmp_path / "data"),
         output_dir=str(tmp_path / "outputs"),
-        vocoders=(config.GRIFFIN_LIM, str(folder)),
+        vocoders=(GRIFFIN_LIM, str(folder)),
         device="cpu",
     )
 
 
-def test_one_yardstick_for_all(options):
-    card = ceiling.measure(options)
+def test_one_evaluator_for_all(options):
+    table = ceiling.measure(options)
     folder = options.vocoders[1]
-    real, lim, random = scores.REAL, "through griffin-lim", f"through {folder}"
-    assert list(card["rows"]) == [real, lim, random]
-    assert {row["clips"] for row in card["rows"].values()} == {4}  # a tenth of each class: 2
-    assert card["rows"][lim]["sliced"] < card["rows"][random]["sliced"]
-    near, far = (float(note.split("differ by ")[1].split(",")[0]) for note in card["notes"])
+    real, lim, random = REAL, "through griffin-lim", f"through {folder}"
+    assert list(table["rows"]) == [real, lim, random]
+    assert {row["clips"] for row in table["rows"].values()} == {4}  # a tenth of each class: 2
+    assert table["rows"][lim]["sliced"] < table["rows"][random]["sliced"]
+    near, far = (float(note.split("differ by ")[1].split(",")[0]) for note in table["notes"])
     assert near < 0.3 < 1 < far
-    table = scores.table(card)
-    assert table.splitlines()[1].startswith("held-out real*")
+    text = scores.table(table)
+    assert text.splitlines()[1].startswith("held-out real*")
 
     # As if each vocoder had been scored alone.
-    cfg = replace(
-        config.RECIPES[options.recipe],
-        data_dir=options.data_dir,
-        output_dir=options.output_dir,
-        vocoder=folder,
-    )
+    names = ("data_dir", "output_dir")
+    own = {name: getattr(options, name) for name in names} | {"vocoder": folder}
+    cfg = change(config.RECIPES[options.recipe], own)
     clips = dataset.load(cfg, dataset.find_clips(cfg))
     split = dataset.split(cfg, clips, known=False, keep=False)
-    alone = scores.make_yardstick(cfg, clips, split, audio.open_vocoder(cfg, CPU), CPU)
-    figures = {k: v for k, v in card["rows"][random].items() if k != "clips"}
-    assert alone.rows[scores.ROUND_TRIP.format(real)] == pytest.approx(figures, rel=1e-5, abs=1e-6)
+    alone = make_evaluator(cfg, clips, split, open_vocoder(cfg, CPU), CPU)
+    figures = {k: v for k, v in table["rows"][random].items() if k != "clips"}
+    assert alone.rows[ROUND_TRIP.format(real)] == pytest.approx(figures, rel=1e-5, abs=1e-6)
 
 
 def test_a_vocoder_that_cannot_be_had_ends_it(options):
