@@ -1,4 +1,4 @@
-"""What a run can be told: the dataclasses behind `config.py`, and their checks.
+"""The constants of a run: the dataclasses behind `config.py`, and their checks.
 
 A run has constants of its own (where, how often, on what) and a recipe made of five parts: sound,
 generator, critic, objective, optimiser. Each part is a class with only the constants that mean
@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -467,20 +468,22 @@ class Config:
         """Raise UserError naming the first constant whose value cannot work, and why."""
         _check_run(self, _need(self))
         for name, part in parts_of(self).items():
-            part.check(self, _need(part, name))
+            part.check(self, _need(self, name))
 
 
-def _need(part: object, where: str = "") -> Need:
-    """What a check calls; it raises UserError where a constant does not hold."""
+def _need(cfg: Config, where: str = "") -> Need:
+    """What a check calls; it raises UserError where a constant does not hold.
+
+    A name is one of the part `where`, or else a full name.
+    """
 
     def need(ok: bool, name: str, why: str) -> None:
         if ok:
             return
-        own = hasattr(part, name)
-        full = f"{where}.{name}" if where and own else name
-        value = f" = {getattr(part, name)!r}" if own else ""
+        own = where and hasattr(getattr(cfg, where), name)
+        full = f"{where}.{name}" if own else name
         flag = "--" + full.replace("_", "-")
-        raise UserError(f"{full}{value}: {why} ({flag}, or config.py).")
+        raise UserError(f"{full} = {attrgetter(full)(cfg)!r}: {why} ({flag}, or config.py).")
 
     return need
 

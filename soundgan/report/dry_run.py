@@ -52,7 +52,7 @@ def dry_run(cfg: Config, start: Start, step: Step, kind: Kind) -> None:
         x = torch.from_numpy(np.array(clips.data[: cfg.batch_size])).to(device)
         labels = torch.tensor(clips.labels[: cfg.batch_size], device=device)
         seconds = time_of_step(run, x, labels, step, kind)
-    tell(run, clips, len(split.training) // cfg.batch_size, done, seconds)
+    report(run, clips, len(split.training) // cfg.batch_size, done, seconds)
 
 
 def decode(cfg: Config) -> dataset.Clips:
@@ -86,7 +86,7 @@ def time_of_step(run: Run, x: Tensor, labels: Tensor, step: Step, kind: Kind) ->
     return sum(len(steps) * seconds(steps[0]) for steps in kinds.values()) / cycle
 
 
-def tell(
+def report(
     run: Run, clips: dataset.Clips, an_epoch: int, done: tuple[int, int], seconds: float
 ) -> None:
     """Print what the run would do and take; `done`: its epochs and steps before the timing."""
