@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import group_norm, leaky_relu
 
 import config
-import layers
-import models
-import train
+from soundgan import models
+from soundgan.config_io import change
+from soundgan.models import layers
+from soundgan.training.objectives import gradient_penalty
 
 DOUBLE = {"dtype": torch.float64, "requires_grad": True}
 
@@ -78,9 +78,11 @@ def test_leaky_relu():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_penalty_is_that_of_the_stock_layers(name, layout, small):
     """Of a whole critic, in double precision: the value and every weight's gradient."""
-    recipe = replace(config.RECIPES[name], critic_dropout=())
-    shape = {"n_mels": 16, "frames": 32, "critic_channels": (8, 16), "generator_channels": (16, 8)}
-    critic = models.build(replace(recipe, norm_groups=4, **shape), 3)[1].double().eval()
+    sizes = {"sound.n_mels": 16, "sound.frames": 32, "critic.dropout": ()}
+    sizes |= {"generator.channels": (16, 8), "critic.channels": (8, 16)}
+    groups = {"generator.norm_groups": 4, "critic.norm_groups": 4}
+    cfg = change(config.RECIPES[name], sizes | groups)
+    critic = models.build(cfg, 3)[1].double().eval()
     critic.to(memory_format=layout)
     real, fake = torch.randn(2, 4, 1, 16, 32, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 0])
@@ -90,10 +92,10 @@ def test_the_penalty_is_that_of_the_stock_layers(name, layout, small):
         critic.zero_grad()
         if how is layers.stock:
             with layers.stock():
-                value = train.gradient_penalty(critic, real, fake, labels, 10.0)
+                value = gradient_penalty(critic, real, fake, labels, 10.0)
                 value.backward()
         else:
-            value = train.gradient_penalty(critic, real, fake, labels, 10.0)
+            value = gradient_penalty(critic, real, fake, labels, 10.0)
             value.backward()
         gradients = {n: p.grad for n, p in critic.named_parameters() if p.grad is not None}
         found.append((value, gradients))
@@ -138,7 +140,7 @@ def test_under_autocast_they_are_the_stock_layers(small):
 def test_the_fused_formula_is_the_same():
     """In a process of its own: it stays fused there."""
     script = (
-        "import torch, layers\n"
+        "import torch\nfrom soundgan.models import layers\n"
         "torch.manual_seed(0)\n"
         "v, g, x = torch.randn(3, 2, 8, 3, 4)\n"
         "w = torch.randn(8)\n"
@@ -151,7 +153,7 @@ def test_the_fused_formula_is_the_same():
         "assert counters['stats']['unique_graphs'] == 1, counters\n"
         "print(max(float((a - b).norm() / b.norm()) for a, b in zip(fused, plain)))"
     )
-    root = Path(layers.__file__).parent
+    root = Path(config.__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
     )
