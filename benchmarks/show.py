@@ -31,7 +31,8 @@ from compare import FLATTEST, real_row, rows_of, run_name  # noqa: E402
 
 import config  # noqa: E402, F401 (the classes that a run's constants belong to)
 from soundgan import dataset  # noqa: E402
-from soundgan.evaluation.scores import HEADLINE, REAL, ROUND_TRIP  # noqa: E402
+from soundgan.evaluation.evaluator import REAL, ROUND_TRIP  # noqa: E402
+from soundgan.evaluation.scores import HEADLINE  # noqa: E402
 from soundgan.models.loading import load_run  # noqa: E402
 from soundgan.models.sampling import draw_latents, generate_clips  # noqa: E402
 

@@ -32,8 +32,8 @@ def test_every_variant_is_what_its_name_says(name):
     cfg = variant.parse(compare.words(name, 3, options))
     recipe, _, changes = name.partition(":")
     assert (cfg.recipe, cfg.seed) == (recipe, 3)
-    usual, ours = config.RECIPES[recipe], config_io.flat(cfg)
-    changed = set(config_io.must_match(usual, cfg)) - {"seed", "holdout_dir"}
+    usual, ours = config_io.flat(config.RECIPES[recipe]), config_io.flat(cfg)
+    changed = set(config_io.must_match(usual, ours)) - {"seed", "holdout_dir"}
     names = {change.partition("=")[0] for change in changes.split(",") if change}
     # What a part of another kind does not know is gone with the old one.
     assert {n.removesuffix(".kind") for n in changed if n in ours} == names
