@@ -110,7 +110,7 @@ class WassersteinClip(Wasserstein):
 
     def check(self, cfg: Config, need: Need) -> None:
         super().check(cfg, need)
-        need(self.weight_clip > 0, "weight_clip", "must be a positive number")
+        need(0 < self.weight_clip < float("inf"), "weight_clip", "must be a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
