@@ -281,6 +281,7 @@ def test_reading_is_ahead_by_the_ring_and_ends_when_closed(small, clips, read):
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_an_epoch_that_nobody_closes_does_not_keep_the_program(small, clips):
     code = """
 import numpy as np, sys, torch
@@ -354,6 +355,7 @@ def of_process(name: str, field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (PROC / "io").exists(), reason="needs /proc")
 def test_a_hundred_thousand_clips(default, tmp_path):
     """11 GB of decoded clips, as a sparse file: opened without a look at them, read in bounds."""
@@ -361,12 +363,12 @@ def test_a_hundred_thousand_clips(default, tmp_path):
     found = dataset.Found(tmp_path, size.names_of(100_000))
     marks = {row: row + 0.5 for row in range(0, 100_000, 97)}
     size.pretend(cfg, found, marks)
-    memory, told = of_process("status", "RssAnon"), of_process("io", "rchar")
+    memory, read_before = of_process("status", "RssAnon"), of_process("io", "rchar")
     clips = dataset.load_clips(cfg, found)
     assert clips.data.shape == (100_000, 1, 80, 352)
     split = dataset.split(cfg, clips, known=False)
     mapped = of_process("status", "RssFile")
-    assert of_process("io", "rchar") - told < 20e6  # the list of files
+    assert of_process("io", "rchar") - read_before < 20e6  # the list of files
     assert 90_000 * 0.98 < len(split.training) < 90_000 * 1.01
     assert len(split.training) + len(split.held_out) == 100_000
     found_batches = Batches(clips, split.training, cfg, CPU, resident=False)

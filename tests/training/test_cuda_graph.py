@@ -56,6 +56,7 @@ def trained(cfg):
     return weights(run.generator), weights(run.critic), rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kinds"), [("sn-wgan-gp", 1), ("frequency-quest", 2), ("best", 2)]
 )
@@ -71,6 +72,7 @@ def test_replayed_training_is_the_same_training(name, kinds, sounds, tmp_path, r
         assert a == b if isinstance(a, list) else torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_run_changes_from_plain_to_replayed_steps(small, replaying, tmp_path):
     plain = trained(small)
     other = change(small, {"output_dir": str(tmp_path / "other")})
@@ -80,6 +82,7 @@ def test_a_run_changes_from_plain_to_replayed_steps(small, replaying, tmp_path):
         assert a == b if isinstance(a, list) else torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_captured_steps_go_on(small, replaying, tmp_path, capsys):
     plain = trained(small)
     recorder = replaying(fails=True)
@@ -92,6 +95,7 @@ def test_where_nothing_can_be_captured_steps_go_on(small, replaying, tmp_path, c
     assert "--no-graph" in said
 
 
+@pytest.mark.slow
 def test_a_capture_that_fails_half_way_leaves_nothing_behind(
     small, replaying, tmp_path, capsys, monkeypatch
 ):

@@ -37,6 +37,7 @@ def test_other_devices_are_refused(default, name, message):
         pick_device(change(default, {"device": name}))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc options of glibc")
 def test_freed_memory_is_kept():
     """Ten times 64 MB, freed each time: mapped once (16 384 pages), not ten times."""

@@ -31,6 +31,7 @@ from soundgan.training.run import Run
 
 ROOT = Path(train.__file__).parent
 SECONDS = 60  # that no start of two ranks here may need
+pytestmark = pytest.mark.slow
 
 
 # ---- two ranks -----------------------------------------------------------------------------------

@@ -41,6 +41,12 @@ def test_a_log_that_a_crash_or_an_editor_left_is_read(tmp_path):
     path.write_text("\ufeffepoch,step,loss\n1,4,0.5\n2,8,0.25\n3,12\nx,16,1\n", encoding="utf-8")
     assert [row["epoch"] for row in read_log(path, 9)] == [1, 2]
     assert read_log(tmp_path / "none.csv", 9) == []
+    path.write_text("\ufeffepoch,step,loss\n1,4,0.5\n2,8,0.25\n3,12\n", encoding="utf-8")
+    log = Log(path, COLUMNS, epoch=2)  # and goes on
+    log.add({"epoch": 3, "step": 12, "loss": 1.5})
+    log.write()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines == ["epoch,step,loss", "1,4,0.5", "2,8,0.25", "3,12,1.5"]
 
 
 def test_added_rows_go_to_the_events_too(tmp_path):
