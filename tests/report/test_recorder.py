@@ -29,7 +29,7 @@ from soundgan.report.process import InProcess, WorkerProcess
 from soundgan.report.recorder import Recorder
 from soundgan.report.reporter import SAMPLES, SCORES, Reporter, Snapshot
 from soundgan.settings import Config
-from soundgan.training import checkpoints
+from soundgan.training import checkpoints, objectives
 from soundgan.training.checkpoints import load_checkpoint
 from soundgan.training.log import Log, read_log
 from soundgan.training.run import Run
@@ -84,7 +84,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "full_step", counted)
 
 
-# ---- reporters in the worker process --------------------------------------------------------------
+# ---- reporters in the worker process -------------------------------------------------------------
 # It finds them by their names in this module.
 
 
@@ -235,13 +235,13 @@ def test_rows_of_the_log_reach_the_disk(small: Config, monkeypatch: pytest.Monke
         write(self)
 
     monkeypatch.setattr(Log, "write", counted)
-    penalty, taken = train.gradient_penalty, [0]
+    penalty, taken = objectives.gradient_penalty, [0]
 
     def diverging(*arguments: object) -> torch.Tensor:
         taken[0] += 1
         return penalty(*arguments) * (float("nan") if taken[0] > 5 * 4 * 3 else 1)
 
-    monkeypatch.setattr(train, "gradient_penalty", diverging)
+    monkeypatch.setattr(objectives, "gradient_penalty", diverging)
     with pytest.raises(Diverged):
         train.train(cfg)
     assert [row[0] for row in log_without_seconds(cfg)] == ["epoch", "1", "2", "3", "4", "5"]

@@ -31,7 +31,7 @@ def test_events_hold_scalars_pictures_and_sounds(small: Config) -> None:
     assert set(events.Tags()["audio"]) == set(events.Tags()["images"]) == {"low", "mid", "high"}
     sounds = events.Audio("low")
     assert [sound.step for sound in sounds] == [1, 2, 4]
-    assert sounds[0].sample_rate == cfg.sample_rate
+    assert sounds[0].sample_rate == cfg.sound.sample_rate
 
 
 def test_nothing_is_written_unasked(small: Config) -> None:
