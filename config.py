@@ -9,17 +9,9 @@ from dataclasses import replace
 
 from soundgan.models.convolutional import ConvolutionalCritic, ConvolutionalGenerator
 from soundgan.models.residual import ProjectionCritic, ResidualGenerator
-from soundgan.settings import (
-    GRIFFIN_LIM,
-    LIBROSA,
-    NO_VOCODER,
-    Adam,
-    Config,
-    RMSprop,
-    Spectrogram,
-    Waveform,
-)
+from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config, Spectrogram, Waveform
 from soundgan.training.objectives import CrossEntropy, Relativistic, WassersteinClip, WassersteinGP
+from soundgan.training.optimisers import Adam, RMSprop
 
 RECIPE = "sn-wgan-gp"  # what `python train.py` trains when no recipe is named
 

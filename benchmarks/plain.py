@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from soundgan import audio, dataset  # noqa: E402
 from soundgan.models import layers  # noqa: E402
-from soundgan.settings import Adam, Config  # noqa: E402
+from soundgan.settings import Config  # noqa: E402
 from soundgan.training.objectives import WassersteinClip, WassersteinGP  # noqa: E402
+from soundgan.training.optimisers import Adam  # noqa: E402
 from soundgan.training.run import Run  # noqa: E402
 
 

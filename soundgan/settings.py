@@ -2,8 +2,8 @@
 
 A run has constants of its own (where, how often, on what) and a recipe made of five parts: sound,
 generator, critic, objective, optimiser. Each part is a class with only the constants that mean
-something to it. The bases stand here; networks and objectives stand beside the code that they
-describe, in `soundgan/models/` and `soundgan/training/objectives.py`.
+something to it. Sounds and the bases stand here; the others stand beside the code that they
+describe, in `soundgan/models/` and `soundgan/training/`.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class Waveform(Sound):
         need(needless, "vocoder", f"raw audio needs no vocoder ({NO_VOCODER})")
 
 
-# ---- networks and objective: what all kinds of them share ---------------------------------------
+# ---- the other parts: what all kinds of them share ----------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,12 +295,9 @@ class Objective(Part):
         need(labels, "class_weight", "needs labels (--conditional)")
 
 
-# ---- optimiser ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class Optimiser(Part):
-    """How losses become updates: `Adam` or `RMSprop`."""
+    """How losses become updates. Its kinds stand in `soundgan/training/optimisers.py`."""
 
     generator_lr: float
     """Learning rate of the generator."""
@@ -325,38 +322,6 @@ class Optimiser(Part):
         _positive(self, need, ("generator_lr", "critic_lr"))
         half = self.ema_half_life
         need(half >= 0, "ema_half_life", "must be 0 (none) or a number of updates")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adam(Optimiser):
-    """Adam (Kingma & Ba 2015)."""
-
-    betas: tuple[float, float]
-    """Decay rates of the two moments."""
-
-    def build(self, weights: list[torch.Tensor], rate: float) -> torch.optim.Optimizer:
-        captured = weights[0].is_cuda  # counts its steps on the device, as a graph must
-        return torch.optim.Adam(weights, lr=rate, betas=self.betas, fused=True, capturable=captured)
-
-    def check(self, cfg: Config, need: Need) -> None:
-        super().check(cfg, need)
-        need(all(0 <= b < 1 for b in self.betas), "betas", "must lie in [0, 1)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RMSprop(Optimiser):
-    """RMSprop (Tieleman & Hinton 2012)."""
-
-    alpha: float = 0.99
-    """Decay rate of the squared gradients."""
-
-    def build(self, weights: list[torch.Tensor], rate: float) -> torch.optim.Optimizer:
-        captured = weights[0].is_cuda
-        return torch.optim.RMSprop(weights, lr=rate, alpha=self.alpha, capturable=captured)
-
-    def check(self, cfg: Config, need: Need) -> None:
-        super().check(cfg, need)
-        need(0 <= self.alpha < 1, "alpha", "must lie in [0, 1)")
 
 
 # ---- a run --------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from soundgan import command_line
 from soundgan.config_io import change
 from soundgan.errors import UserError
 from soundgan.models.residual import ProjectionCritic, ResidualGenerator
-from soundgan.settings import Adam, Waveform
+from soundgan.settings import Waveform
 from soundgan.training.objectives import CrossEntropy, WassersteinClip, WassersteinGP
+from soundgan.training.optimisers import Adam
 
 
 def parsed(*words):

@@ -57,7 +57,7 @@ def test_every_constant_says_what_it_is():
 
 
 def test_a_run_states_all_of_its_constants_in_config_py():
-    """The rest of Config is the recipe's; only --dry-run has its place on the command line alone."""
+    """The rest of Config is the recipe's; --dry-run has its place on the command line alone."""
     recipe = {"recipe", "epochs", "batch_size", "balance", "conditional", "vocoder"}
     recipe |= set(parts_of(config.RECIPES["best"]))
     assert set(config.RUN) == set(config_io.RUN) - {"dry_run"}

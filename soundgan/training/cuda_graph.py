@@ -18,8 +18,9 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from soundgan.settings import Adam, Config
+from soundgan.settings import Config
 from soundgan.training import distributed
+from soundgan.training.optimisers import Adam
 
 WARM_UPS = 3  # plain steps of a kind before it is captured
 

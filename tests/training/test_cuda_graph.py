@@ -13,8 +13,8 @@ from conftest import shrunk, weights
 import config
 import train
 from soundgan.config_io import change
-from soundgan.settings import RMSprop
 from soundgan.training import cuda_graph, distributed
+from soundgan.training.optimisers import RMSprop
 
 
 class Recorder:
