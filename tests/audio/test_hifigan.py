@@ -16,6 +16,7 @@ from soundgan import audio
 from soundgan.audio import loading
 from soundgan.audio.vocoders import VOCODER_REVISIONS
 from soundgan.config_io import change
+from soundgan.evaluation import classifier
 from soundgan.settings import GRIFFIN_LIM
 
 CPU = torch.device("cpu")
@@ -174,8 +175,9 @@ def test_another_grid_names_the_constants(default, hifigan):
     assert_falls_back(cfg, "n_mels = 64, not 80; f_max = 11025.0, not 8000.0")
 
 
-def test_a_run_plays_through_the_vocoder_it_names(default, hifigan, sounds, tmp_path):
+def test_a_run_plays_through_the_vocoder_it_names(default, hifigan, sounds, tmp_path, monkeypatch):
     """The whole way once on the vocoder's own grid, with short clips and small networks."""
+    monkeypatch.setattr(classifier, "STEPS", 20)
     cfg = change(
         default,
         {
