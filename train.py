@@ -27,10 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 from torch.nn.utils import get_total_norm, parametrize
-from tqdm.std import tqdm
 
 from soundgan import command_line, config_io, dataset
-from soundgan.console import friendly, progress
+from soundgan.console import Progress, friendly, progress
 from soundgan.errors import Diverged
 from soundgan.files import locked, write_bytes
 from soundgan.models import layers
@@ -219,7 +218,7 @@ def train_epoch(
     run: Run,
     batches: Batches,
     step: cuda_graph.PlainSteps | cuda_graph.GraphedSteps,
-    bar: tqdm,
+    bar: Progress,
     recorder: Recorder | None,
     stop: StopSignal,
 ) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import TextIO, Union
 
 import tqdm.auto
 import tqdm.std
@@ -31,38 +34,78 @@ def say(text: str) -> None:
 # ---- progress -----------------------------------------------------------------------------------
 
 
-class ProgressLines(tqdm.std.tqdm):
+class ProgressLines:
     """Progress as a line now and then, for a log file: a bar would leave thousands of them."""
 
-    monitor_interval = 0
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        initial: int = 0,
+        desc: str = "",
+        disable: bool = False,
+        file: TextIO | None = None,
+    ) -> None:
+        self.total, self.unit, self.initial, self.n = total, unit, initial, initial
+        self.disable, self.file = disable, file or sys.stderr
+        self._prefix, self._postfix = desc, ""
+        self._began = time.monotonic()
+        self._printed = -math.inf  # when the last line was printed,
+        self._shown = -1  # and which step it was of
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Print the state of the bar as a line of its own."""
-        self.fp.write(f"{self if msg is None else msg}\n")
-        self.fp.flush()
+    def __enter__(self) -> ProgressLines:
+        self._print()
+        return self
 
-    def close(self) -> None:
-        """Print the last state, where it was not printed yet."""
+    def __exit__(self, *_: object) -> None:
+        if self._shown != self.n:
+            self._print()
+
+    def update(self, n: int = 1) -> None:
+        """Count `n` more; print a line if the last one is LINE_SECONDS old."""
+        self.n += n
+        if time.monotonic() - self._printed >= LINE_SECONDS:
+            self._print()
+
+    def set_description(self, desc: str, refresh: bool = False) -> None:
+        self._prefix = desc
+
+    def set_postfix(self, values: Mapping[str, str], refresh: bool = False) -> None:
+        self._postfix = ", ".join(f"{name}={value}" for name, value in values.items())
+
+    def write(self, text: str) -> None:
+        """Print a line of text."""
+        print(text, flush=True)
+
+    def _print(self) -> None:
         if self.disable:
             return
-        unsaid = self.leave and self.n > self.last_print_n
-        self.leave = False
-        super().close()
-        if unsaid:
-            self.display()
+        now = time.monotonic()
+        self._printed, self._shown = now, self.n
+        line = tqdm.std.tqdm.format_meter(
+            self.n,
+            self.total,
+            now - self._began,
+            prefix=self._prefix,
+            unit=self.unit,
+            postfix=self._postfix,
+            initial=self.initial,
+        )
+        with suppress(OSError):  # it may be gone
+            print(line, file=self.file, flush=True)
 
-    def clear(self, nolock: bool = False) -> None:
-        """There is no bar that a line of text would have to make room for."""
+
+Progress = Union[tqdm.std.tqdm, ProgressLines]
 
 
-def progress(total: int, unit: str, initial: int = 0, **options: object) -> tqdm.std.tqdm:
+def progress(
+    total: int, unit: str, initial: int = 0, desc: str = "", disable: bool = False
+) -> Progress:
     """A progress bar on a terminal or in a notebook; elsewhere a line every LINE_SECONDS."""
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    if watched:
-        options = {"mininterval": 0.5} | options
-        return tqdm.auto.tqdm(total=total, initial=initial, unit=unit, **options)
-    rare = {"mininterval": LINE_SECONDS, "maxinterval": 2 * LINE_SECONDS, "miniters": 1}
-    return ProgressLines(total=total, initial=initial, unit=unit, **rare | options)
+    shared = {"total": total, "unit": unit, "initial": initial, "desc": desc, "disable": disable}
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return tqdm.auto.tqdm(**shared, mininterval=0.5)
+    return ProgressLines(**shared)
 
 
 # ---- exit codes ---------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import train
 from soundgan import config_io, dataset, files
 from soundgan.audio.vocoders import GriffinLim
 from soundgan.config_io import change
-from soundgan.dataset import demo, split
+from soundgan.dataset import demo, splitting
 from soundgan.errors import Diverged, Interrupted, UserError
 from soundgan.report import messages
 from soundgan.report.samples import Samples
@@ -317,7 +317,7 @@ def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):
 
 def test_dry_run_standardises_where_nothing_is_decoded_yet(small, capsys, monkeypatch):
     """It holds the first clips only, and among these are some to be held out."""
-    monkeypatch.setattr(split, "HOLD_OUT_FROM", 2)
+    monkeypatch.setattr(splitting, "HOLD_OUT_FROM", 2)
     assert train.main([*flags(small), "--sound.standardise", "--holdout", "0.25", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "6 of 18 clips are held out" in said

@@ -1,0 +1,92 @@
+"""What a command says: progress for people and for log files, durations, exit codes."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from soundgan import console
+from soundgan.errors import Interrupted, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def lines_of(seconds: float, monkeypatch, steps: int = 1000) -> list[str]:
+    monkeypatch.setattr(console, "LINE_SECONDS", seconds)
+    file = io.StringIO()
+    with console.ProgressLines(steps, "step", file=file) as bar:
+        for number in range(steps):
+            bar.set_description(f"Epoch {number // 10}", refresh=False)
+            bar.set_postfix({"C": "1.5"}, refresh=False)
+            bar.update()
+    return file.getvalue().splitlines()
+
+
+def test_progress_in_a_log_file_is_a_line_now_and_then(monkeypatch):
+    first, last = lines_of(3600, monkeypatch)
+    assert "0/1000" in first
+    assert last.startswith("Epoch 99: 100%")
+    assert "1000/1000" in last
+    assert "C=1.5" in last
+
+
+def test_progress_in_a_log_file_comes_every_so_many_seconds(monkeypatch):
+    lines = lines_of(0.0, monkeypatch, steps=20)
+    assert len(lines) == 21
+    assert all(f"{number}/20" in line for number, line in enumerate(lines))
+
+
+def test_a_log_file_has_neither_carriage_returns_nor_a_line_a_step():
+
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == 0
+    assert b"\r" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert done.stdout == b"a message between\n"
+
+
+PROGRAM = """
+from soundgan.console import progress
+with progress(5000, "step") as bar:
+    for number in range(5000):
+        bar.update()
+        if number == 3:
+            bar.write("a message between")
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(5, "5 s"), (119, "119 s"), (120, "2.0 min"), (7300, "2.0 h")]
+)
+def test_durations(seconds, said):
+    assert console.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("mend this"), 2, "Error: mend this"),
+        (Interrupted("saved"), 75, "Interrupted: saved"),
+        (
+            OSError(28, "No space left on device", "x.pt"),
+            2,
+            "x.pt cannot be read or written (No sp",
+        ),
+        (KeyboardInterrupt(), 130, "Interrupted. What was saved before is intact."),
+    ],
+)
+def test_what_a_person_can_mend_is_one_sentence_and_an_exit_code(error, code, said, capsys):
+    with console.friendly() as outcome:
+        raise error
+    assert outcome.code == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), console.friendly():
+        1 / 0  # noqa: B018
