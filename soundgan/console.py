@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TextIO, Union
+from typing import TextIO
 
 import tqdm.auto
 import tqdm.std
@@ -95,7 +95,7 @@ class ProgressLines:
             print(line, file=self.file, flush=True)
 
 
-Progress = Union[tqdm.std.tqdm, ProgressLines]
+Progress = tqdm.std.tqdm | ProgressLines
 
 
 def progress(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import train
 from soundgan import dataset, files
 from soundgan.config_io import change
+from soundgan.console import ProgressLines
 from soundgan.errors import Interrupted, UserError
 from soundgan.training.checkpoints import load_checkpoint
 
@@ -109,7 +110,7 @@ def test_a_closed_terminal_does_not_keep_a_run_from_saving(small, monkeypatch):
 
     dataset.load(small, dataset.find_clips(small))  # decoded before the terminal goes
     for name in ("update", "set_postfix", "write"):
-        monkeypatch.setattr(train.tqdm, name, closed)
+        monkeypatch.setattr(ProgressLines, name, closed)
     stop_after(3, monkeypatch)
     with pytest.raises(Interrupted):
         train.train(small)
