@@ -6,7 +6,7 @@ import shutil
 import time
 
 import pytest
-from page_browser import cell, chosen, plays, texts, until
+from page_parts import cell, chosen, plays, texts, until
 from run_folders import NASTY, make_run, make_set
 
 from soundgan import report

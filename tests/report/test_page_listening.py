@@ -6,7 +6,7 @@ import shlex
 import shutil
 
 import pytest
-from page_browser import cell, chosen, plays, texts, until
+from page_parts import cell, chosen, plays, texts, until
 from run_folders import AWKWARD, NASTY, SCORES, make_run
 
 from soundgan import report

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from page_browser import cell, plays, texts, until
+from page_parts import cell, plays, texts, until
 from run_folders import NASTY, SCORES, make_run
 
 from soundgan import report
