@@ -49,7 +49,12 @@ def batch_of(cfg, count=4):
 
 @pytest.mark.parametrize(
     ("name", "critic", "generator"),
-    [("sn-wgan-gp", 24, 8), ("cgan", 8, 8), ("lofi-wgan", 24, 8), ("frequency-quest", 8, 1)],
+    [
+        pytest.param("sn-wgan-gp", 24, 8, marks=pytest.mark.slow),
+        ("cgan", 8, 8),
+        pytest.param("lofi-wgan", 24, 8, marks=pytest.mark.slow),
+        ("frequency-quest", 8, 1),
+    ],
 )
 def test_updates_of_two_epochs(name, critic, generator, sounds, tmp_path, monkeypatch):
     """8 batches: each three critic updates and one of the generator, or one of the critic each."""
@@ -103,6 +108,7 @@ def long_file(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_unconditional_recipes_take_a_flat_folder(long_file, tmp_path):
     cfg = change(small_of("lofi-wgan", long_file, tmp_path), {"epochs": 1})
     run = train.train(cfg)
@@ -111,6 +117,7 @@ def test_unconditional_recipes_take_a_flat_folder(long_file, tmp_path):
     assert names == [f"sample_{k}.wav" for k in range(8)]
 
 
+@pytest.mark.slow
 def test_every_recipe_continues_bit_for_bit(recipe, tmp_path):
     whole = train.train(change(recipe, {"output_dir": str(tmp_path / "whole"), "epochs": 3}))
     train.train(change(recipe, {"epochs": 1}))

@@ -137,6 +137,7 @@ def test_under_autocast_they_are_the_stock_layers(small):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.slow
 def test_the_fused_formula_is_the_same():
     """In a process of its own: it stays fused there."""
     script = (

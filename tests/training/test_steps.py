@@ -218,6 +218,7 @@ def test_every_part_reaches_every_weight(run_of_best, best):
     assert all(not torch.equal(a, b) for a, b in zip(before, after))
 
 
+@pytest.mark.slow
 def test_there_is_a_graph_of_each_kind_of_step(best, monkeypatch):
     recorder = Recorder()
     monkeypatch.setattr(cuda_graph, "why_plain", lambda *_: "")
