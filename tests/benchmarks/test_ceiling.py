@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import ceiling
 import numpy as np
 import pytest
 import soundfile
@@ -22,9 +21,6 @@ from soundgan.evaluation.evaluator import REAL, ROUND_TRIP, make_evaluator
 from soundgan.settings import GRIFFIN_LIM
 from soundgan.vocoder_training.folder import hyperparams
 from soundgan.vocoder_training.networks import build
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import ceiling
 
 CPU = torch.device("cpu")
 
@@ -57,6 +53,7 @@ def options(default, tmp_path, monkeypatch) -> ceiling.Options:
     )
 
 
+@pytest.mark.slow
 def test_one_evaluator_for_all(options):
     table = ceiling.measure(options)
     folder = options.vocoders[1]

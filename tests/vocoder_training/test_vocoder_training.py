@@ -137,6 +137,7 @@ def test_the_mels_of_segments_are_those_of_their_clips(options, recipe):
 # ---- training -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_learns_and_any_run_can_play_through_it(options, recipe, train):
     run = train(replace(options, steps=40, save_every=10, sample_every=40))
     rows = read_log(run.run_dir / "log.csv", 40, by="step")
@@ -167,6 +168,7 @@ def test_the_rate_falls(options, train):
     assert run.critic_optimiser.param_groups[0]["lr"] == pytest.approx(2e-3 / 4)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_the_same_run(options, train, monkeypatch):
     """Stopped by a signal in the middle of an epoch and between two rows, then continued."""
     whole = train(replace(options, run_name="whole"))
@@ -206,6 +208,7 @@ def test_a_stopped_run_is_the_same_run(options, train, monkeypatch):
     assert same(one, dict(whole.generator.state_dict()))
 
 
+@pytest.mark.slow
 def test_fewer_clips_than_before_are_trained_on(options, train, sounds, monkeypatch):
     """Stopped after more steps of an epoch than an epoch has when the run is continued."""
     full_step = training.full_step
@@ -224,6 +227,7 @@ def test_fewer_clips_than_before_are_trained_on(options, train, sounds, monkeypa
     assert (run.step, run.epoch, run.step_in_epoch) == (6, 5, 0)
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_is_extended(options, train, capsys):
     train(replace(options, steps=2))
     assert train(replace(options, steps=2)).step == 2
@@ -231,6 +235,7 @@ def test_a_finished_run_says_so_and_is_extended(options, train, capsys):
     assert train(replace(options, steps=3)).step == 3
 
 
+@pytest.mark.slow
 def test_it_begins_with_another(options, recipe, train):
     first = train(replace(options, run_name="first", steps=1))
     run = Run.start(replace(options, seed=1), recipe, CPU)
@@ -242,6 +247,7 @@ def test_it_begins_with_another(options, recipe, train):
     assert not torch.equal(weights(further.generator), weights(first.generator))
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_never_seen(options, recipe, train, tmp_path, monkeypatch):
     """The same clips as train.py holds out, and no sample of them in any step."""
     rng = np.random.default_rng(0)
