@@ -67,6 +67,24 @@ def test_curves_are_read_by_keys_and_pointer(opened, tmp_path):
     assert tab.locator('[data-name="coverage"] circle.dot').count() == 1
 
 
+def test_constants_stand_by_part(opened, tmp_path):
+    tab = opened(report.write_page(make_run(tmp_path / "run")))
+    constants = tab.locator('details[data-name="Every constant"]')
+    constants.locator("summary").click()
+    assert texts(constants.locator("h3")) == [
+        "sound: Spectrogram",
+        "generator: ConvolutionalGenerator",
+        "critic: ConvolutionalCritic",
+        "objective: WassersteinGP",
+        "optimiser: Adam",
+    ]
+    run, sound = (texts(constants.locator("dl").nth(k).locator("div")) for k in range(2))
+    assert "epochs\n9" in run
+    assert "conditional\ntrue" in run
+    assert "n mels\n80" in sound
+    assert "changed" not in " ".join(texts(tab.locator("#about dt")))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
