@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import tyro
 
 from soundgan.config_io import BASES, KIND, flat
-from soundgan.errors import UserError
-from soundgan.settings import Config, Part, kinds_of, names_of, nearest, parts_of
+from soundgan.errors import UserError, nearest
+from soundgan.settings import Config, Part, kinds_of, names_of, parts_of
 
 
 def parse(
@@ -24,19 +24,60 @@ def parse(
     name = argv.pop(0) if argv and not argv[0].startswith("-") else usual
     if name not in recipes:
         raise UserError(f"There is no recipe {name!r}: {nearest(name, list(recipes))}")
-    refuse_foreign(argv, recipes[name])
+    argv, chosen = choose_kinds(argv, recipes[name])
+    refuse_foreign(argv, chosen)
     listed = "\n".join(f"  {n}: {summaries[n]}" for n in recipes)
+    kinds = "\n".join(f"  --{part} {' | '.join(concrete(base))}" for part, base in BASES.items())
     cfg = tyro.cli(
-        _kind_of(recipes[name]),
-        default=_as(recipes[name], _kind_of(recipes[name])),
+        _kind_of(chosen),
+        default=_as(chosen, _kind_of(chosen)),
         args=argv,
         prog="train.py [RECIPE]",
         description="Turn folders of sounds into a model that invents new ones.\n\n"
-        f"Recipes:\n{listed}\n\nThe defaults below are those of {name}.",
+        f"Recipes:\n{listed}\n\nA recipe has five parts, and each can be of another kind:\n{kinds}"
+        f"\n\nThe defaults below are those of {name}.",
     )
     cfg = _as(cfg, Config)
     cfg.check()
     return cfg
+
+
+def choose_kinds(argv: Sequence[str], cfg: Config) -> tuple[list[str], Config]:
+    """Take `--objective WassersteinGP` and the like out of the words and into the configuration.
+
+    The new part keeps what both kinds know; what only it has must be on the command line, unless it
+    has a default. Raises UserError for an unknown kind.
+    """
+    words, rest = list(argv), []
+    while words:
+        flag, equals, kind = words.pop(0).partition("=")
+        part = flag.removeprefix("--")
+        if not flag.startswith("--") or part not in BASES:
+            rest.append(flag + equals + kind)
+            continue
+        if not equals:
+            kind = words.pop(0) if words else ""
+        cfg = dataclasses.replace(cfg, **{part: of_kind(getattr(cfg, part), BASES[part], kind)})
+    return rest, cfg
+
+
+def of_kind(part: Part, base: type[Part], kind: str) -> Part:
+    """A part of the class named `kind`, with what it shares with `part`."""
+    kinds = concrete(base)
+    if kind not in kinds:
+        name = base.__name__.lower()
+        raise UserError(f"There is no {name} {kind!r} (--{name}): {nearest(kind, list(kinds))}")
+    values = {
+        field.name: getattr(part, field.name, tyro.MISSING)
+        for field in dataclasses.fields(kinds[kind])
+        if hasattr(part, field.name) or field.default is dataclasses.MISSING
+    }
+    return kinds[kind](**values)
+
+
+def concrete(base: type[Part]) -> dict[str, type[Part]]:
+    """The kinds of a part that a recipe can have, by the names of their classes."""
+    return {kind.__name__: kind for kind in kinds_of(base) if not kinds_of(kind)}
 
 
 def _kind_of(cfg: Config) -> type[Config]:
@@ -62,13 +103,15 @@ def refuse_foreign(argv: Sequence[str], cfg: Config) -> None:
             own = ["--" + k.replace("_", "-") for k in known if k.rpartition(".")[2] == name]
             if own:
                 raise UserError(f"{flag} is not known: {cfg.recipe} has {' or '.join(own)}.")
-            if kinds := [kind for kind in kinds_of(Part) if name in names_of(kind)]:
-                slot, there = next(
-                    (slot, type(there).__name__)
-                    for slot, there in parts_of(cfg).items()
-                    if isinstance(there, BASES[slot]) and issubclass(kinds[0], BASES[slot])
-                )
+            owners = {
+                slot: kinds
+                for slot, base in BASES.items()
+                if (kinds := [k for k, kind in concrete(base).items() if name in names_of(kind)])
+            }
+            if owners:
+                slot = part if part in owners else next(iter(owners))
+                there = type(getattr(cfg, slot)).__name__
                 raise UserError(
                     f"{flag} is not known: the {slot} of {cfg.recipe} is {there}, and {name} "
-                    f"belongs to {' and '.join(k.__name__ for k in kinds if not kinds_of(k))}."
+                    f"belongs to {' and '.join(owners[slot])} (--{slot} {owners[slot][0]})."
                 )

@@ -87,8 +87,9 @@ def flags(cfg: Config) -> list[str]:
     usual = config_io.flat(config.RECIPES[cfg.recipe])
     words = []
     for name, value in config_io.flat(cfg).items():
-        if value == usual[name]:
+        if value == usual.get(name):
             continue
+        name = name.removesuffix(f".{config_io.KIND}")  # a part of another kind
         part, dot, field = name.rpartition(".")
         if isinstance(value, bool):
             field = field if value else f"no_{field}"

@@ -96,25 +96,25 @@ def test_what_a_part_cannot_do_without_must_be_stated():
         ("--no-spectral-norm", "sn-wgan-gp has --critic.spectral-norm."),
         (
             "cgan --objective.gp-weight 5",
-            "the objective of cgan is CrossEntropy, and gp_weight belongs to WassersteinGP.",
+            "the objective of cgan is CrossEntropy, and gp_weight belongs to WassersteinGP (--objective WassersteinGP).",
         ),
         (
             "best --critic.spectral-norm",
             "the critic of best is ProjectionCritic, and spectral_norm belongs to "
-            "ConvolutionalCritic.",
+            "ConvolutionalCritic (--critic ConvolutionalCritic).",
         ),
         (
             "--generator.style-dim=8",
             "the generator of sn-wgan-gp is ConvolutionalGenerator, and style_dim belongs to "
-            "ResidualGenerator.",
+            "ResidualGenerator (--generator ResidualGenerator).",
         ),
         (
             "wavegan --sound.hop 128",
-            "the sound of wavegan is Waveform, and hop belongs to Spectrogram.",
+            "the sound of wavegan is Waveform, and hop belongs to Spectrogram (--sound Spectrogram).",
         ),
         (
             "lofi-wgan --optimiser.alpha 0.9",
-            "the optimiser of lofi-wgan is Adam, and alpha belongs to RMSprop.",
+            "the optimiser of lofi-wgan is Adam, and alpha belongs to RMSprop (--optimiser RMSprop).",
         ),
     ],
 )

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from soundgan.config_io import KIND
+
 STATED = ("recipe", "run_name", "output_dir", "epochs", "dry_run")  # otherwise, or not wanted
 
 
@@ -42,8 +44,9 @@ def train_command(run_dir: Path, constants: Mapping, changed: Mapping, epochs: i
         words.append(_option("output_dir", [str(place.parent)]))
     words.append(f"--epochs {epochs}")
     for name, value in changed.items():
-        if name in STATED or name.endswith(".kind"):  # no flag changes the class of a part
+        if name in STATED:
             continue
+        name = name.removesuffix(f".{KIND}")  # --objective WassersteinGP
         if isinstance(value, bool):
             words.append(_switch(name, value))
         else:

@@ -60,14 +60,14 @@ def test_the_command_continues_the_very_run(recipe, changes):
 
 
 def test_it_names_a_place_that_is_not_the_usual_one(tmp_path):
-    """The run may have been moved since it was trained; its class of a part has no flag."""
+    """The run may have been moved since it was trained; a part may be of another kind."""
     constants = {"recipe": "best", "output_dir": "outputs"}
     changed = {"objective.kind": "WassersteinGP"}
     assert commands.train_command(Path("outputs/best"), constants, changed, 9) == (
-        "python train.py best --epochs 9"
+        "python train.py best --epochs 9 --objective WassersteinGP"
     )
     assert commands.train_command(Path("there/best"), constants, changed, 9) == (
-        "python train.py best --output-dir there --epochs 9"
+        "python train.py best --output-dir there --epochs 9 --objective WassersteinGP"
     )
 
 
