@@ -160,6 +160,7 @@ def test_what_was_trained_is_noted_however_it_ends(tmp_path):
     assert 1.5 < compare.seconds_of(tmp_path) < 60
 
 
+@pytest.mark.slow
 def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
     rows = [
         {"variant": "a", "seed": 0, "minutes": 5, "frechet": 90, "accuracy": 0.1},

@@ -33,6 +33,7 @@ def alive(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_part_that_is_given_up_leaves_nothing_running(tmp_path, monkeypatch, stubborn):

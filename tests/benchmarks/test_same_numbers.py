@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 import train
 from soundgan.config_io import change
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pair(small, tmp_path, monkeypatch) -> tuple[Path, Path]:

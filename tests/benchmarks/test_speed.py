@@ -67,6 +67,7 @@ def test_the_step_equals_the_plain_one(name, double, sounds, tmp_path):
         assert (start - a).abs().max() > 1e-3 * a.abs().max()  # and it did learn something
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_all_of_it(sounds, tmp_path, monkeypatch, capsys):
     small = shrunk(config.RECIPES["sn-wgan-gp"], sounds, tmp_path)
     monkeypatch.setattr(speed, "RECIPES", {"sn-wgan-gp": small})
@@ -107,6 +108,7 @@ def test_the_floor_is_whichever_takes_longer():
     assert most.floor((200, 50)) == 5.0
 
 
+@pytest.mark.slow
 def test_a_run_is_timed_by_training(small):
     """One real start of the program."""
     sound = ("frames", "n_mels", "sample_rate", "n_fft", "hop", "f_max")
@@ -131,6 +133,7 @@ def test_operations_are_counted_through_the_gradient_of_a_gradient():
     assert counter.bytes == 3 * 4 * (6 + 10 + 15)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc options of glibc")
 def test_freed_memory_is_kept():
     """Ten times 64 MB, freed each time: mapped once (16 384 pages), not ten times."""
