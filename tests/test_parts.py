@@ -96,7 +96,8 @@ def test_what_a_part_cannot_do_without_must_be_stated():
         ("--no-spectral-norm", "sn-wgan-gp has --critic.spectral-norm."),
         (
             "cgan --objective.gp-weight 5",
-            "the objective of cgan is CrossEntropy, and gp_weight belongs to WassersteinGP (--objective WassersteinGP).",
+            "the objective of cgan is CrossEntropy, and gp_weight belongs to "
+            "WassersteinGP (--objective WassersteinGP).",
         ),
         (
             "best --critic.spectral-norm",
@@ -110,11 +111,13 @@ def test_what_a_part_cannot_do_without_must_be_stated():
         ),
         (
             "wavegan --sound.hop 128",
-            "the sound of wavegan is Waveform, and hop belongs to Spectrogram (--sound Spectrogram).",
+            "the sound of wavegan is Waveform, and hop belongs to "
+            "Spectrogram (--sound Spectrogram).",
         ),
         (
             "lofi-wgan --optimiser.alpha 0.9",
-            "the optimiser of lofi-wgan is Adam, and alpha belongs to RMSprop (--optimiser RMSprop).",
+            "the optimiser of lofi-wgan is Adam, and alpha belongs to "
+            "RMSprop (--optimiser RMSprop).",
         ),
     ],
 )
