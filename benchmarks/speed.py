@@ -224,7 +224,7 @@ def profile(step: Callable[[], object], device: torch.device) -> dict[str, float
 
 
 def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Tensor, pipe) -> None:
-    """A process that makes one kind of step whenever it is told to, and tells how long it took.
+    """A process that makes one kind of step whenever it is asked to, and says how long it took.
 
     Processes of their own, because how memory is kept holds for a whole process, and the plain
     script would not have it.
