@@ -19,10 +19,9 @@ import tyro
 import config  # noqa: F401 -- it imports every kind of part that config.json may name
 from soundgan import config_io, console, models
 from soundgan.audio import load_vocoder
-from soundgan.errors import UserError
+from soundgan.errors import UserError, nearest
 from soundgan.models.loading import load_run
 from soundgan.models.sampling import write_sounds
-from soundgan.settings import nearest
 from soundgan.training.devices import explain_memory, pick_device
 
 MAX_SECONDS = 600  # longest sound that is made at a time

@@ -94,7 +94,7 @@ def train_classifiers(sounds: SoundSet, classes: int, device: torch.device) -> l
     return [train_classifier(x, labels, classes, seed).cpu() for seed in SEEDS]
 
 
-def accuracy(classifier: Classifier, sounds: SoundSet) -> float:
+def share_right(classifier: Classifier, sounds: SoundSet) -> float:
     """Share of sounds that are classified as their label says."""
     return float((classifier(sounds.x).argmax(1) == sounds.labels).float().mean())
 

@@ -144,9 +144,9 @@ def _kernel_of_class(views: list[View], k: int) -> float | None:
         return None
     values = []
     for view in views:
-        real, made = view.real[view.real_labels == k], view.made[view.labels == k]
+        real, fake = view.real[view.real_labels == k], view.fake[view.labels == k]
         width = distances.bandwidth(view.real)
-        values.append(distances.kernel_distance(real, made, width)[0])
+        values.append(distances.kernel_distance(real, fake, width)[0])
     return float(np.mean(values))
 
 

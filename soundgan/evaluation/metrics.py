@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundgan.evaluation import classifier as classifiers
 from soundgan.evaluation import distances
-from soundgan.evaluation.classifier import Classifier, train_classifiers
+from soundgan.evaluation.classifier import Classifier, share_right, train_classifiers
 from soundgan.evaluation.features import SoundSet, statistics
 
 NEIGHBOURS = 5  # the k of density and coverage
@@ -40,7 +39,7 @@ class View:
     real: Tensor  # (R, D) embeddings of the real training clips
     real_labels: Tensor  # (R,) their classes
     unseen: Tensor  # (U, D) embeddings of real sounds that nobody trained on
-    made: Tensor  # (N, D) embeddings of the sounds that are scored
+    fake: Tensor  # (N, D) embeddings of the sounds that are scored
     labels: Tensor  # (N,) class that each was meant to be
     intended: bool  # whether a class was meant at all
     classes: int  # K
@@ -48,27 +47,27 @@ class View:
 
     def subset(self, rows: np.ndarray) -> View:
         """Some of the sounds, beside all the real ones."""
-        return replace(self, made=self.made[rows], labels=self.labels[rows])
+        return replace(self, fake=self.fake[rows], labels=self.labels[rows])
 
     @cached_property
     def logits(self) -> Tensor:
         """Predictions of the sounds' classes, `(N, K)`."""
-        return self.classifier.classify(self.made)
+        return self.classifier.classify(self.fake)
 
     @cached_property
     def kernel(self) -> tuple[float, np.ndarray]:
         """The kernel distance, and BOOTSTRAP values of it."""
         width = distances.bandwidth(self.real)
-        return distances.kernel_distance(self.real, self.made, width, BOOTSTRAP)
+        return distances.kernel_distance(self.real, self.fake, width, BOOTSTRAP)
 
     @cached_property
     def density_coverage(self) -> tuple[float, float]:
-        return distances.density_coverage(self.real, self.made, NEIGHBOURS)
+        return distances.density_coverage(self.real, self.fake, NEIGHBOURS)
 
     @cached_property
     def copying(self) -> tuple[float, float]:
         """Ratio and rank test."""
-        return distances.copying(self.real, self.unseen, self.made)
+        return distances.copying(self.real, self.unseen, self.fake)
 
     @cached_property
     def diversity(self) -> dict[int, float]:
@@ -77,7 +76,7 @@ class View:
         if not self.intended:  # all of it is one class
             labels = tuple(torch.zeros_like(y) for y in labels)
         whole = distances.spread(self.real, labels[0])
-        own = distances.spread(self.made, labels[1])
+        own = distances.spread(self.fake, labels[1])
         return {k: own[k] / max(whole[k], 1e-9) for k in own if k in whole}
 
 
@@ -139,18 +138,18 @@ def classification_accuracy_score(comparison: Comparison) -> float | None:
     if comparison.teaching is None or comparison.classes < 2:
         return None
     learnt = train_classifiers(comparison.teaching, comparison.classes, comparison.device)
-    return float(np.mean([classifiers.accuracy(one, comparison.unseen) for one in learnt]))
+    return float(np.mean([share_right(classifier, comparison.unseen) for classifier in learnt]))
 
 
 def sliced(comparison: Comparison) -> float:
     """Equally many sounds and real clips at a time, in their log-mel statistics."""
-    real, made = statistics(comparison.training.x), statistics(comparison.sounds.x)
+    real, fake = statistics(comparison.training.x), statistics(comparison.sounds.x)
     rng = np.random.default_rng(0)
     fits = [
         rng.permutation(rows)[: len(real)] if len(rows) > len(real) else rows
         for rows in comparison.draws
     ]
-    pairs = [(real[rng.permutation(len(real))[: len(rows)]], made[rows]) for rows in fits]
+    pairs = [(real[rng.permutation(len(real))[: len(rows)]], fake[rows]) for rows in fits]
     return float(np.mean([distances.sliced_wasserstein(*pair) for pair in pairs]))
 
 
@@ -174,7 +173,7 @@ METRICS = {  # in the order of the columns of scores.csv
         headline=True,
     ),
     "frechet": Metric(
-        lambda view: distances.frechet(view.real, view.made),
+        lambda view: distances.frechet(view.real, view.fake),
         "distance of means and covariances of embeddings; lower is better",
         of="draw",
         headline=True,

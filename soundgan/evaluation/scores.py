@@ -68,10 +68,11 @@ def score_waves(evaluator: Evaluator, waves: Tensor) -> dict:
 
 
 def _notes(evaluator: Evaluator, made: dict, table: dict) -> list[str]:
+    sized = [name for name, metric in metrics.METRICS.items() if metric.of == "draw"]
     notes = [
         f"Means over {len(evaluator.classifiers)} classifiers trained on "
         f"{len(evaluator.training.labels)} real training clips, to which every row is compared. "
-        "Frechet, density, coverage, inception and sliced are of "
+        f"{', '.join(sized).capitalize()} and sliced are of "
         f"{evaluator.at_a_time.sum()} sounds at a time."
     ]
     if not evaluator.split.held_out:

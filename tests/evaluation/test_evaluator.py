@@ -53,13 +53,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fresh(evaluator: Evaluator, seed: int = 1) -> Tensor:
     """Real sounds that are new to it, as many a class as the evaluator asks for: `(N, L)`."""
-    waves = [wave for made in varied_tones(evaluator.counts[0], seed).values() for wave in made]
-    order = [
-        n for c in range(3) for n in range(c * evaluator.counts[0], (c + 1) * evaluator.counts[0])
-    ]
-    names = sorted(CLASSES)  # the order of the classes of a run
-    blocks = torch.from_numpy(np.stack(waves))[order].split(evaluator.counts[0])
-    return torch.cat([blocks[CLASSES.index(name)] for name in names])
+    made = varied_tones(evaluator.counts[0], seed)
+    waves = [wave for name in sorted(CLASSES) for wave in made[name]]  # in a run's order of classes
+    return torch.from_numpy(np.stack(waves))
 
 
 def test_real_sounds_score_as_real_ones(scorer: tuple[Evaluator, Config], quick: None) -> None:

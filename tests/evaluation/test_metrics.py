@@ -50,7 +50,7 @@ def test_one_entry_is_a_new_figure(
     """Of one classifier's view, of equally many sounds, or of the whole comparison."""
 
     def distance(view: View) -> float:
-        return float((view.made.mean(0) - view.real.mean(0)).norm())
+        return float((view.fake.mean(0) - view.real.mean(0)).norm())
 
     before = metrics.figures(comparison)
     for name, metric in {
