@@ -12,6 +12,7 @@ from run_folders import NASTY, make_run, make_set
 from soundgan import report
 
 pytest_plugins = ["page_browser"]
+pytestmark = pytest.mark.slow
 
 
 # ---- numbers ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from run_folders import AWKWARD, NASTY, SCORES, make_run
 from soundgan import report
 
 pytest_plugins = ["page_browser"]
+pytestmark = pytest.mark.slow
 
 
 def test_a_click_plays_and_the_next_one_stops_it(opened, tmp_path):

@@ -14,6 +14,7 @@ from soundgan import report
 from soundgan.report import page
 
 pytest_plugins = ["page_browser"]
+pytestmark = pytest.mark.slow
 
 
 def test_runs_stand_side_by_side(opened, tmp_path):

@@ -39,6 +39,7 @@ class Odd:
             print(classifier.STEPS, classifier.SEEDS, vocoders.VOCODER_BATCH)
 
 
+@pytest.mark.slow
 def test_what_the_other_process_says_and_raises(capsys: pytest.CaptureFixture) -> None:
     with StopSignal() as stop:
         other = WorkerProcess(SCORES, "", Odd)
@@ -58,6 +59,7 @@ def test_what_the_other_process_says_and_raises(capsys: pytest.CaptureFixture) -
         other.end()
 
 
+@pytest.mark.slow
 def test_a_constant_that_was_changed_here_is_changed_there(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +94,7 @@ def test_what_is_sent_of_an_error() -> None:
     assert isinstance(process._to_send(Local("b")), RuntimeError)
 
 
+@pytest.mark.slow
 def test_a_signal_is_not_for_the_other_process_and_its_death_is_said() -> None:
     with StopSignal() as stop:
         other = WorkerProcess(SCORES, "", Odd)
@@ -124,6 +127,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_other_process_does_not_outlive_the_training(tmp_path: Path) -> None:
     script = tmp_path / "main.py"
     script.write_text(SCRIPT.format(root=str(ROOT), tests=str(Path(__file__).parent)))

@@ -120,6 +120,7 @@ def replace_worker(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the same files ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_worker_process_leaves_what_work_at_once_leaves(apart: Config, tmp_path: Path) -> None:
     here = change(apart, {"background": "off", "output_dir": str(tmp_path / "here")})
     run, other = train.train(apart), train.train(here)
@@ -162,6 +163,7 @@ def test_a_reporter_leaves_every_random_state_as_it_was(small: Config) -> None:
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_whose_reporter_fails_ends_with_the_reason(
     apart: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +177,7 @@ def test_a_run_whose_reporter_fails_ends_with_the_reason(
 # ---- one piece of work, which no checkpoint passes -----------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_checkpoint_passes_work_and_no_work_passes_work(
     apart: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ def test_when_a_checkpoint_is_due(small: Config, monkeypatch: pytest.MonkeyPatch
         assert not made.checkpoint_due(7)
 
 
+@pytest.mark.slow
 def test_rows_of_the_log_reach_the_disk(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """After ten seconds, and when the numbers diverge; not with every epoch."""
     cfg = change(small, {"epochs": 9, "sample_every": 9, "checkpoint_every": 9})
@@ -251,6 +255,7 @@ def test_rows_of_the_log_reach_the_disk(small: Config, monkeypatch: pytest.Monke
 # ---- stopping ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_run_waits_for_its_set(apart: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_worker(_slow_at_samples, monkeypatch)
     stop_after(6, monkeypatch)  # while the set of epoch 1 is made
@@ -263,6 +268,7 @@ def test_a_stopped_run_waits_for_its_set(apart: Config, monkeypatch: pytest.Monk
     assert list(sets.glob(".*")) == []
 
 
+@pytest.mark.slow
 def test_a_stopped_run_gives_scores_up_and_makes_them_again(
     apart: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +289,7 @@ def test_a_stopped_run_gives_scores_up_and_makes_them_again(
     assert_same(apart, here)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_leaves_whole_sets_and_one_sentence(apart: Config) -> None:
     """It reaches both processes; the worker process finishes its set."""
     cfg = change(apart, {"epochs": 10_000, "sample_every": 1, "score_every": 0})

@@ -13,6 +13,7 @@ from soundgan.settings import Config
 from soundgan.training.log import Log
 
 
+@pytest.mark.slow
 def test_events_hold_scalars_pictures_and_sounds(small: Config) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -34,6 +35,7 @@ def test_events_hold_scalars_pictures_and_sounds(small: Config) -> None:
     assert sounds[0].sample_rate == cfg.sound.sample_rate
 
 
+@pytest.mark.slow
 def test_nothing_is_written_unasked(small: Config) -> None:
     train.train(replace(small, epochs=1))
     assert not (small.run_dir / "tensorboard").exists()
