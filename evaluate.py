@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-import config  # noqa: F401 -- it imports every kind of part that config.json may name
 from soundgan import config_io, console
 from soundgan.evaluation.finished_run import score_run
 from soundgan.evaluation.scores import table
@@ -51,6 +50,8 @@ class Options:
 
 def evaluate(options: Options) -> dict:
     """Score a run, write its scores.json and page; returns the scores. Raises UserError."""
+    import config  # noqa: F401 -- every kind of part; here, so that a mistake is one sentence
+
     run_dir = Path(options.run).resolve()  # "." has no name
     cfg, classes, generator = load_run(run_dir, options.weights)
     given = {

@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-import config  # noqa: F401 -- it imports every kind of part that config.json may name
 from soundgan import config_io, console, models
 from soundgan.audio import load_vocoder
 from soundgan.errors import UserError, nearest
@@ -56,6 +55,8 @@ class Options:
 
 def generate(options: Options) -> list[Path]:
     """Write `count` WAVs of each wanted class; returns their paths. Raises UserError."""
+    import config  # noqa: F401 -- every kind of part; here, so that a mistake is one sentence
+
     if options.count < 1:
         raise UserError(f"count = {options.count}: must be at least 1 (--count).")
     cfg, classes, generator = load_run(Path(options.run), options.weights)

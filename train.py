@@ -404,7 +404,7 @@ def open_recorder(
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     with friendly() as outcome, distributed.group():
-        import config  # here, so that a mistake in it is told like any other
+        import config  # here, so that a mistake in it is one sentence
 
         argv = sys.argv[1:] if argv is None else argv
         parsed = (argv, config.RECIPES, config.SUMMARIES, config.RECIPE)

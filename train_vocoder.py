@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 import tyro
 
-import config
 from soundgan.console import friendly
 from soundgan.vocoder_training.settings import Options
 from soundgan.vocoder_training.training import train
@@ -30,13 +29,21 @@ OF_A_RUN = (  # what a vocoder has in common with the runs that play through it
     *("data_dir", "output_dir", "seed", "holdout", "holdout_dir"),
     *("device", "deterministic", "tf32", "decode_threads"),
 )
-USUAL = Options(recipe=config.RECIPE, **{name: config.RUN[name] for name in OF_A_RUN})
+
+
+def usual() -> Options:
+    """The defaults: what is shared with a run is what config.py says of runs."""
+    import config  # here, so that a mistake in it is one sentence
+
+    return Options(recipe=config.RECIPE, **{name: config.RUN[name] for name in OF_A_RUN})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     with friendly() as outcome:
-        options = tyro.cli(Options, default=USUAL, args=argv, description=__doc__)
+        import config
+
+        options = tyro.cli(Options, default=usual(), args=argv, description=__doc__)
         train(options, config.RECIPES)
     return outcome.code
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -178,3 +181,33 @@ def test_what_does_not_fit_residual_networks_is_named(changed, name):
 @pytest.mark.parametrize("name", config.RECIPES)
 def test_every_recipe_can_work(name):
     config.RECIPES[name].check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train.py",),
+        ("generate.py", "outputs/x"),
+        ("evaluate.py", "outputs/x"),
+        ("train_vocoder.py",),
+    ],
+)
+def test_a_mistake_in_config_py_is_one_sentence(command, tmp_path):
+    root = Path(config.__file__).parent
+    for name in ("train.py", "generate.py", "evaluate.py", "train_vocoder.py", "soundgan"):
+        (tmp_path / name).symlink_to(root / name)
+    text = (root / "config.py").read_text()
+    (tmp_path / "config.py").write_text(text.replace("Relativistic(", "Relativistic(gp_weight=1,"))
+    program = f"""
+import runpy, sys
+sys.path.insert(0, {str(tmp_path)!r})
+sys.argv = {list(command)!r}
+runpy.run_path({str(tmp_path / command[0])!r}, run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 2
+    said = "Error: Relativistic has no constant 'gp_weight': it belongs to WassersteinGP."
+    assert done.stderr.strip() == said

@@ -41,7 +41,7 @@ def options(default, tmp_path, monkeypatch) -> ceiling.Options:
     folder = tmp_path / "random"
     folder.mkdir()
     sizes = {"channels": 32, "resblock_kernels": (3,), "periods": (2,), "scales": 0}
-    about = replace(train_vocoder.USUAL, **sizes)
+    about = replace(train_vocoder.usual(), **sizes)
     torch.manual_seed(0)
     torch.save(build(about)[0].state_dict(), folder / "generator.ckpt")
     (folder / "hyperparams.yaml").write_text(hyperparams(about))

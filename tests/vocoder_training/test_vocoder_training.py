@@ -55,7 +55,7 @@ def train(recipe) -> Callable[[Options], Run]:
 def options(sounds, tmp_path) -> Options:
     """All parts with tiny numbers: some 70 000 weights against 8 000 000 of one period."""
     return replace(
-        train_vocoder.USUAL,
+        train_vocoder.usual(),
         data_dir=str(sounds),
         output_dir=str(tmp_path / "outputs"),
         device="cpu",
@@ -87,7 +87,7 @@ def same(a: object, b: object) -> bool:
 
 
 def test_the_published_sizes():
-    generator, critic = build(train_vocoder.USUAL)
+    generator, critic = build(train_vocoder.usual())
     assert sum(p.numel() for p in generator.parameters()) == 13_936_130
     whole = sum(p.numel() for p in hifigan.HifiganDiscriminator().parameters())
     assert sum(p.numel() for p in critic.parameters()) == whole == 70_724_591
