@@ -31,6 +31,7 @@ def tagged(cell, tag: str) -> bool:
     return tag in cell.metadata.get("tags", [])
 
 
+@pytest.mark.slow
 def test_it_runs_and_plays(notebook, sounds, tmp_path):
     folder = sounds.rename(sounds.with_name("Tom's sounds"))  # what a shell would take apart
     (parameters,) = [cell for cell in notebook.cells if tagged(cell, "parameters")]
