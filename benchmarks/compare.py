@@ -3,10 +3,11 @@
     python benchmarks/compare.py --data-dir data --minutes 10 20 40 --seeds 0 1 2
     python benchmarks/compare.py --variants best best:critic.augment=0 sn-wgan-gp
 
-A variant is a recipe, with constants changed behind a colon (`variant.py`). Each is trained on the
-clock, stopped (SIGTERM) after each of the minutes, scored by `evaluate.py` against the same
-held-out sounds, and continued; scoring takes none of its time. Every scoring is a row of
-OUT/scores.csv as soon as it is there, and the same command goes on where it was stopped.
+A variant is a recipe, with constants changed behind a colon by their full names; `objective=NAME`
+makes a part another kind. Each is trained by `train.py` on the clock, stopped (SIGTERM) after each
+of the minutes, scored by `evaluate.py` against the same held-out sounds, and continued;
+scoring takes none of its time. Every scoring is a row of OUT/scores.csv as soon as it is there, and
+the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -139,22 +140,41 @@ def run_name(variant: str, seed: int) -> str:
     return f"{name}-seed{seed}"
 
 
+def recipe_of(variant: str) -> str:
+    """Name of the recipe that a variant changes."""
+    return variant.partition(":")[0]
+
+
+def flags_of(variant: str) -> list[str]:
+    """What a variant changes, as options of `train.py`."""
+    flags = []
+    for change in filter(None, variant.partition(":")[2].split(",")):
+        name, _, value = change.partition("=")
+        part, dot, own = name.replace("_", "-").rpartition(".")
+        if value in ("True", "False"):
+            flags.append(f"--{part}{dot}{'' if value == 'True' else 'no-'}{own}")
+        else:
+            flags += [f"--{part}{dot}{own}", value]
+    return flags
+
+
 def words(variant: str, seed: int, options: Options) -> list[str]:
-    """What follows `variant.py` on the command line."""
+    """What follows `train.py` on the command line."""
     fields = {"data-dir": Path(options.data_dir).resolve()}
     fields |= {"output-dir": Path(options.out).resolve(), "run-name": run_name(variant, seed)}
     fields |= {"seed": seed, "device": options.device}
     fields |= {"epochs": 10**6, "score-every": 0, "sample-every": 10**6}
-    if options.vocoder and "/" in RECIPES[variant.partition(":")[0]].vocoder:
+    if options.vocoder and "/" in RECIPES[recipe_of(variant)].vocoder:
         fields["vocoder"] = options.vocoder
     if options.holdout_dir:
         fields["holdout-dir"] = Path(options.holdout_dir).resolve()
-    return [variant, *(x for key, value in fields.items() for x in (f"--{key}", str(value)))]
+    own = [x for key, value in fields.items() for x in (f"--{key}", str(value))]
+    return [recipe_of(variant), *flags_of(variant), *own]
 
 
 def compare(variant: str, seed: int, options: Options, table: Path) -> None:
     """Train one variant on the clock and add its rows to the table."""
-    command = [sys.executable, "benchmarks/variant.py", *words(variant, seed, options)]
+    command = [sys.executable, "train.py", *words(variant, seed, options)]
     run_dir = Path(options.out).resolve() / run_name(variant, seed)
     own = [r for r in rows_of(table) if (r["variant"], r["seed"]) == (variant, str(seed))]
     done = {float(row["minutes"]) for row in own}
@@ -186,7 +206,7 @@ def add_all(table: Path, variant: str, seed: int, minutes: float, scores: dict) 
 
 def real_row(row: str, variant: str) -> str:
     """Name of a row of real sounds: recipes differ in what they cut, and in how it is vocoded."""
-    return f"{row} ({variant.partition(':')[0]})"
+    return f"{row} ({recipe_of(variant)})"
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
@@ -215,7 +235,7 @@ def main() -> None:
     variants = [
         v for name in options.variants for v in (ABLATION if name == "ablation" else (name,))
     ]
-    if unknown := sorted({v.partition(":")[0] for v in variants} - set(RECIPES)):
+    if unknown := sorted({*map(recipe_of, variants)} - set(RECIPES)):
         sys.exit(f"--variants: there is no recipe {', '.join(unknown)} ({', '.join(RECIPES)}).")
     Path(options.out).mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()

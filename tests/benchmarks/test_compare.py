@@ -11,25 +11,28 @@ import compare
 import pytest
 import show
 import torch
-import variant
 from conftest import shrunk
 from PIL import Image
 
 import config
 import train
-from soundgan import config_io
+from soundgan import command_line, config_io
 from soundgan.errors import UserError
-from soundgan.settings import GRIFFIN_LIM
+from soundgan.settings import GRIFFIN_LIM, Config
 from soundgan.training.objectives import Relativistic, WassersteinGP
 from soundgan.training.run import Run
 
 RESULTS = Path(compare.ROOT, "benchmarks", "results")
 
 
+def parsed(*words: str) -> Config:
+    return command_line.parse(words, config.RECIPES, config.SUMMARIES, config.RECIPE)
+
+
 @pytest.mark.parametrize("name", [*config.RECIPES, *compare.ABLATION])
 def test_every_variant_is_what_its_name_says(name):
     options = compare.Options(data_dir="d", holdout_dir="h", out="o")
-    cfg = variant.parse(compare.words(name, 3, options))
+    cfg = parsed(*compare.words(name, 3, options))
     recipe, _, changes = name.partition(":")
     assert (cfg.recipe, cfg.seed) == (recipe, 3)
     usual, ours = config_io.flat(config.RECIPES[recipe]), config_io.flat(cfg)
@@ -44,11 +47,10 @@ def test_every_variant_is_what_its_name_says(name):
 @pytest.mark.parametrize("name", compare.ABLATION)
 def test_every_part_can_be_taken_away(name, sounds, tmp_path):
     """What is left trains: no weight of either network is one that no loss asks for."""
-    tiny = shrunk(config.RECIPES[variant.recipe_of(name)], sounds, tmp_path / "outputs")
-    size = ["--batch-size", str(tiny.batch_size)]
-    run = Run.start(
-        variant.changed(tiny, variant.changes_of(name), size), list("abc"), torch.device("cpu")
-    )
+    tiny = shrunk(config.RECIPES[compare.recipe_of(name)], sounds, tmp_path / "outputs")
+    words = (tiny.recipe, *compare.flags_of(name), "--batch-size", str(tiny.batch_size))
+    cfg = command_line.parse(words, {tiny.recipe: tiny}, config.SUMMARIES, tiny.recipe)
+    run = Run.start(cfg, list("abc"), torch.device("cpu"))
     labels = torch.tensor([0, 1, 2, 0])
     metrics = train.full_step(run, torch.randn(4, *tiny.shape), labels)
     assert metrics.isfinite().all()
@@ -58,23 +60,23 @@ def test_every_part_can_be_taken_away(name, sounds, tmp_path):
 
 def test_a_part_of_another_kind_keeps_what_both_know():
     best = config.RECIPES["best"].objective
-    cfg = variant.parse(["best:objective=WassersteinGP,objective.gp_weight=10"])
+    cfg = parsed("best", *compare.flags_of("best:objective=WassersteinGP,objective.gp_weight=10"))
     shared = {"r1_r2_weight", "r1_r2_every", "class_weight", "latent_weight", "l1_weight"}
     assert cfg.objective == WassersteinGP(gp_weight=10.0, **{n: getattr(best, n) for n in shared})
     assert isinstance(cfg.objective.gp_weight, float)
     added = compare.added("objective", "objective.r1_r2_weight").partition(":")[2]
     assert added == "objective=Relativistic,objective.r1_r2_weight=100.0"
-    cfg = variant.parse([f"sn-wgan-gp:{added}", "--epochs", "3"])
+    cfg = parsed(*compare.flags_of(f"sn-wgan-gp:{added}"), "--epochs", "3")
     assert cfg.objective == Relativistic(r1_r2_weight=100.0, l1_weight=1.0)
     assert cfg.epochs == 3
     for wrong, said in (
         ("bset", "did you mean best"),
         ("best:objective=Wasserstein", "did you mean WassersteinGP"),
-        ("best:objective=WassersteinGP,objective.weight_clip=1", "it belongs to WassersteinClip"),
+        ("best:objective=WassersteinGP,objective.weight_clip=1", "belongs to WassersteinClip"),
         ("best:objective.gp_weight=1", "WassersteinGP"),
     ):
         with pytest.raises(UserError, match=said):
-            variant.parse([wrong])
+            parsed(compare.recipe_of(wrong), *compare.flags_of(wrong))
 
 
 def test_what_was_measured_can_be_measured_again():
