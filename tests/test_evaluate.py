@@ -13,6 +13,8 @@ from soundgan.evaluation.scores import GENERATED
 from soundgan.settings import Config
 from train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ from soundgan.evaluation.features import measure
 from soundgan.evaluation.scores import COPY_Z, GENERATED, score_waves
 from soundgan.settings import Config
 
+pytestmark = pytest.mark.slow
+
 CLIPS = 30  # of a class: three are held out
 
 

@@ -20,6 +20,8 @@ from soundgan.report import score_log
 from soundgan.settings import Config
 from train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
