@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
+
+# Tensors are small here: two processes of one thread each (pytest-xdist) are quicker than one of
+# two, whose threads wait for each other. Set before PyTorch is imported, and for what tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -47,6 +47,7 @@ def whole(small, tmp_path):
 # ---- checkpoints ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "one bit", "empty", "gone"])
 def test_a_damaged_checkpoint_costs_one_epoch_and_nothing_else(
     whole, small, damage, monkeypatch, capsys
@@ -77,6 +78,7 @@ def test_no_whole_checkpoint_is_said(small):
     assert len((small.run_dir / "log.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_beginning_anew_keeps_nothing_of_the_run_before_but_its_samples(small, tmp_path):
     train.train(change(small, {"epochs": 2}))
     old = (small.run_dir / "samples" / "epoch_0002" / "low.wav").read_bytes()
@@ -94,6 +96,7 @@ def test_beginning_anew_keeps_nothing_of_the_run_before_but_its_samples(small, t
     assert (small.run_dir / "samples.old1" / "epoch_0002" / "low.wav").read_bytes() == old
 
 
+@pytest.mark.slow
 def test_other_files_are_said_and_heard(small, sounds, capsys):
     train.train(change(small, {"epochs": 1}))
     real = (small.run_dir / "samples" / "real" / "low.wav").read_bytes()

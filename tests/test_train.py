@@ -107,6 +107,7 @@ def test_two_runs_with_one_seed_are_identical(whole, small):
         assert path.read_bytes() == twin.read_bytes()
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(whole, small):
     other = train.train(change(small, {"seed": 7}))
     assert not torch.equal(weights(other.generator), weights(whole.generator))

@@ -127,6 +127,7 @@ def test_out_of_reach(default, monkeypatch):
     assert_falls_back(default, "HF_HUB_OFFLINE is set")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("empty_cache")
 def test_a_hub_that_never_answers(default, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -175,6 +176,7 @@ def test_another_grid_names_the_constants(default, hifigan):
     assert_falls_back(cfg, "n_mels = 64, not 80; f_max = 11025.0, not 8000.0")
 
 
+@pytest.mark.slow
 def test_a_run_plays_through_the_vocoder_it_names(default, hifigan, sounds, tmp_path, monkeypatch):
     """The whole way once on the vocoder's own grid, with short clips and small networks."""
     monkeypatch.setattr(classifier, "STEPS", 20)
