@@ -12,13 +12,19 @@ import config
 import train
 from soundgan import models
 from soundgan.config_io import change
-from soundgan.models.convolutional import ConvolutionalGenerator, PhaseShuffle, SelfAttention
+from soundgan.models.convolutional import (
+    ConvolutionalCritic,
+    ConvolutionalGenerator,
+    PhaseShuffle,
+    SelfAttention,
+)
 from soundgan.training.run import Run
 
 PUBLISHED = [
     name
     for name, cfg in config.RECIPES.items()
     if isinstance(cfg.generator, ConvolutionalGenerator)
+    and isinstance(cfg.critic, ConvolutionalCritic)
 ]
 COUNTS = {  # generator, critic, at 10 classes
     "sn-wgan-gp": (3_815_073, 1_028_449),
