@@ -23,7 +23,7 @@ from soundgan.settings import (
     parts_of,
 )
 
-RUN = (  # constants that belong to the run: all others belong to the recipe
+OF_A_RUN = (  # constants that belong to the run: all others belong to the recipe
     *("data_dir", "output_dir", "run_name", "sample_every", "score_every", "score_clips"),
     *("checkpoint_every", "holdout", "holdout_dir", "seed", "device", "deterministic", "tf32"),
     *("graph", "compile", "background", "decode_threads", "tensorboard", "dry_run"),
@@ -82,7 +82,7 @@ def must_match(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
     Those are the recipe's except those in FREE; the seed, which a continued run would silently
     ignore; and what is held out, which it must never have seen.
     """
-    free = (*FREE, *(name for name in RUN if name not in MUST_MATCH))
+    free = (*FREE, *(name for name in OF_A_RUN if name not in MUST_MATCH))
     names = [name for name in (*a, *(n for n in b if n not in a)) if name not in free]
     return [name for name in names if a.get(name) != b.get(name)]
 

@@ -61,8 +61,8 @@ def test_a_run_states_all_of_its_constants_in_config_py():
     """The rest of Config is the recipe's; --dry-run has its place on the command line alone."""
     recipe = {"recipe", "epochs", "batch_size", "balance", "conditional", "vocoder"}
     recipe |= set(parts_of(config.RECIPES["best"]))
-    assert set(config.RUN) == set(config_io.RUN) - {"dry_run"}
-    assert set(names_of(Config)) == recipe | set(config_io.RUN)
+    assert set(config.RUN) == set(config_io.OF_A_RUN) - {"dry_run"}
+    assert set(names_of(Config)) == recipe | set(config_io.OF_A_RUN)
 
 
 def test_an_unknown_recipe_gets_the_nearest_name():
