@@ -151,7 +151,7 @@ class Sheet:
         self.titles = [_title(axes) for axes in self.rows[0]]
         ticks = [hz for hz in HZ_TICKS if mel.f_min <= hz <= mel.f_max]
         first = self.rows[-1][0]
-        first.set_yticks([_band_of(hz, mel) for hz in ticks], [str(hz) for hz in ticks])
+        first.set_yticks([band_of(hz, mel) for hz in ticks], [str(hz) for hz in ticks])
         first.set_ylabel("Hz")
         if raw:
             self.rows[0][0].set_ylabel("amplitude")
@@ -228,7 +228,7 @@ def _stft(wave: np.ndarray, mel: Spectrogram) -> np.ndarray:
     return np.log(np.maximum(picture, mel.compression_constant))
 
 
-def _band_of(hz: float, mel: Spectrogram) -> float:
+def band_of(hz: float, mel: Spectrogram) -> float:
     """Height of a frequency on an axis of mel bands, band k filling [k, k + 1]."""
     import librosa
 

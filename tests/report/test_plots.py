@@ -64,12 +64,12 @@ def test_long_names_stay_above_their_panel():
 def test_a_tone_lies_at_its_tick(default, hz):
     wave = torch.sin(2 * torch.pi * hz * torch.arange(default.sound.clip_samples) / 22050)[None]
     band = audio.Transform(default)(wave)[0, 0, :, 100].argmax().item()
-    assert abs(plots._band_of(hz, default.sound) - (band + 0.5)) < 1
+    assert abs(plots.band_of(hz, default.sound) - (band + 0.5)) < 1
 
 
 def test_ends_of_the_axis(default):
-    assert plots._band_of(0, default.sound) == 0
-    assert plots._band_of(8000, default.sound) == 80
+    assert plots.band_of(0, default.sound) == 0
+    assert plots.band_of(8000, default.sound) == 80
 
 
 def test_names(monkeypatch):
