@@ -25,7 +25,7 @@ from soundgan.console import friendly
 from soundgan.vocoder_training.settings import Options
 from soundgan.vocoder_training.training import train
 
-OF_A_RUN = (  # what a vocoder has in common with the runs that play through it
+SHARED = (  # what a vocoder has in common with the runs that play through it
     *("data_dir", "output_dir", "seed", "holdout", "holdout_dir"),
     *("device", "deterministic", "tf32", "decode_threads"),
 )
@@ -35,7 +35,7 @@ def usual() -> Options:
     """The defaults: what is shared with a run is what config.py says of runs."""
     import config  # here, so that a mistake in it is one sentence
 
-    return Options(recipe=config.RECIPE, **{name: config.RUN[name] for name in OF_A_RUN})
+    return Options(recipe=config.RECIPE, **{name: config.RUN[name] for name in SHARED})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

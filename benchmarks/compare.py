@@ -134,7 +134,7 @@ def train_for(command: list[str], seconds: float, run_dir: Path) -> int:
 
 def run_name(variant: str, seed: int) -> str:
     """Folder of a run below OUT."""
-    name = variant.replace(":", "_").replace("=", "-").replace(",", "_")
+    name = variant.replace(":", "_").replace("=", "-").replace(",", "_").replace("/", "-")
     if len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
     return f"{name}-seed{seed}"
@@ -169,7 +169,7 @@ def words(variant: str, seed: int, options: Options) -> list[str]:
     if options.holdout_dir:
         fields["holdout-dir"] = Path(options.holdout_dir).resolve()
     own = [x for key, value in fields.items() for x in (f"--{key}", str(value))]
-    return [recipe_of(variant), *flags_of(variant), *own]
+    return [recipe_of(variant), *own, *flags_of(variant)]
 
 
 def compare(variant: str, seed: int, options: Options, table: Path) -> None:

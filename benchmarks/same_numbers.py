@@ -54,7 +54,6 @@ else:
 import train
 sys.exit(train.main(sys.argv[1:]))
 """
-NAMES = {"average": ("average", "ema")}  # of what a checkpoint holds, where it was renamed
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,7 @@ def checkpoints(old: Path, new: Path) -> Iterator[str]:
             *("scaler", "sums", "random", "epoch", "step", "step_in_epoch", "generator_updates"),
             "classes",
         ):
-            keys = NAMES.get(part, (part,))
-            pair = [next(s[k] for k in keys if k in s) for s in (was, now)]
+            pair = [state[part] for state in (was, now)]
             yield from unlike(f"checkpoints/{name}: {part}", *pair)
 
 

@@ -1,3 +1,3 @@
-"""Learn your sounds: what `train.py` and the other commands are made of, one folder a room."""
+"""Learn your sounds: what `train.py` and the other commands are made of."""
 
 __version__ = "0.1.0"

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import tyro
 
-from soundgan.config_io import BASES, KIND, flat
+from soundgan.config_io import KIND, flat
 from soundgan.errors import UserError, nearest
-from soundgan.settings import Config, Part, kinds_of, names_of, parts_of
+from soundgan.parts import Part, concrete, names_of
+from soundgan.settings import BASES, Config, parts_of
 
 
 def parse(
@@ -67,17 +68,13 @@ def of_kind(part: Part, base: type[Part], kind: str) -> Part:
     if kind not in kinds:
         name = base.__name__.lower()
         raise UserError(f"There is no {name} {kind!r} (--{name}): {nearest(kind, list(kinds))}")
-    values = {
-        field.name: getattr(part, field.name, tyro.MISSING)
+    shared = {name: getattr(part, name, None) for name in names_of(kinds[kind])}
+    needed = {
+        field.name: tyro.MISSING
         for field in dataclasses.fields(kinds[kind])
-        if hasattr(part, field.name) or field.default is dataclasses.MISSING
+        if field.default is dataclasses.MISSING
     }
-    return kinds[kind](**values)
-
-
-def concrete(base: type[Part]) -> dict[str, type[Part]]:
-    """The kinds of a part that a recipe can have, by the names of their classes."""
-    return {kind.__name__: kind for kind in kinds_of(base) if not kinds_of(kind)}
+    return kinds[kind](**needed | {name: v for name, v in shared.items() if v is not None})
 
 
 def _kind_of(cfg: Config) -> type[Config]:
@@ -96,7 +93,7 @@ def refuse_foreign(argv: Sequence[str], cfg: Config) -> None:
     for word in argv:
         flag = word.partition("=")[0]
         part, dot, field = flag[2:].replace("-", "_").rpartition(".")
-        spellings = {field, field.removeprefix("no_")}
+        spellings = (field, field.removeprefix("no_"))
         if not flag.startswith("--") or any(f"{part}{dot}{name}" in known for name in spellings):
             continue
         for name in spellings:

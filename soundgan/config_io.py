@@ -10,18 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from soundgan.errors import UserError, nearest
-from soundgan.settings import (
-    Config,
-    Critic,
-    Generator,
-    Objective,
-    Optimiser,
-    Part,
-    Sound,
-    kinds_of,
-    names_of,
-    parts_of,
-)
+from soundgan.parts import Part, concrete, names_of
+from soundgan.settings import BASES, Config, parts_of
 
 OF_A_RUN = (  # constants that belong to the run: all others belong to the recipe
     *("data_dir", "output_dir", "run_name", "sample_every", "score_every", "score_clips"),
@@ -104,7 +94,7 @@ def from_dict(values: Mapping, where: str) -> Config:
     """The inverse of `to_dict`; raises UserError naming `where` when the names do not fit."""
     refuse_old(values, where)
     try:
-        cfg = Config(**{n: _read(v, BASES.get(n)) for n, v in values.items()})
+        cfg = Config(**{name: _read(name, value) for name, value in values.items()})
     except (TypeError, AttributeError, KeyError, ValueError, UserError) as error:
         raise UserError(
             f"{where} is damaged, or of another version of this program ({error})."
@@ -126,18 +116,16 @@ def refuse_old(values: Mapping, where: str) -> None:
         )
 
 
-BASES = {
-    "sound": Sound,
-    "generator": Generator,
-    "critic": Critic,
-    "objective": Objective,
-    "optimiser": Optimiser,
-}
-
-
-def _read(value: object, base: type | None) -> object:
-    if base is not None:
-        kinds = {kind.__name__: kind for kind in kinds_of(base)}
-        own = {k: _read(v, None) for k, v in dict(value).items() if k != KIND}
-        return kinds[value[KIND]](**own)
-    return tuple(value) if isinstance(value, list) else value
+def _read(name: str, value: object) -> object:
+    """One constant, or one part, as it was written."""
+    if name not in BASES:
+        return tuple(value) if isinstance(value, list) else value
+    kinds = concrete(BASES[name])
+    if not isinstance(value, Mapping) or value.get(KIND) not in kinds:
+        kind = value.get(KIND) if isinstance(value, Mapping) else value
+        raise UserError(
+            f"its {name} is {kind!r}, which this program does not know, or not before config.py, "
+            f"which brings its kinds, is imported; known: {', '.join(kinds) or 'none'}"
+        )
+    own = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != KIND}
+    return kinds[value[KIND]](**own)

@@ -54,7 +54,6 @@ class ProgressLines:
         self._shown = -1  # and which step it was of
 
     def __enter__(self) -> ProgressLines:
-        self._print()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,6 +89,7 @@ class ProgressLines:
             unit=self.unit,
             postfix=self._postfix,
             initial=self.initial,
+            ascii=True,  # a log file may have any encoding
         )
         with suppress(OSError):  # it may be gone
             print(line, file=self.file, flush=True)

@@ -50,6 +50,8 @@ def read_config(run_dir: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
         classes, _ = content["classes"], content["config"]["recipe"]
+        if not isinstance(classes, list) or not isinstance(content.get("changed", {}), dict):
+            raise TypeError("its classes are no list, or what was changed is no table")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{run_dir} is no run: it holds no config.json.") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -19,48 +19,15 @@ from typing import Annotated, ClassVar, Literal
 import torch
 import tyro
 
-from soundgan.errors import UserError, nearest
+from soundgan.errors import UserError
+from soundgan.parts import Checked, Need, Part, concrete, names_of
 
 GRIFFIN_LIM = "griffin-lim"  # the vocoder that needs nothing but torchaudio
 LIBROSA = "librosa"  # librosa's mel inversion: slow, and what the authors of lofi-wgan used
 NO_VOCODER = "none"  # for raw audio
 
-Need = Callable[[bool, str, str], None]  # (whether it holds, name of the constant, why)
 
-
-# ---- parts --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One part of a recipe. A constant of another part is refused by the name of that part."""
-
-    def __new__(cls, **values: object) -> Part:
-        for name in values:
-            if name not in names_of(cls):
-                raise UserError(f"{cls.__name__} has no constant {name!r}: {owners(name, cls)}")
-        return super().__new__(cls)
-
-    def check(self, cfg: Config, need: Need) -> None:
-        """Say through `need` which constant cannot work, beside the rest of `cfg`."""
-
-
-def names_of(part: type) -> list[str]:
-    """Names of a part's constants."""
-    return [f.name for f in dataclasses.fields(part)]
-
-
-def kinds_of(base: type) -> list[type]:
-    """Every class of a part below `base`."""
-    return [kind for own in base.__subclasses__() for kind in (own, *kinds_of(own))]
-
-
-def owners(name: str, asked: type) -> str:
-    """Which parts have the constant `name` that `asked` has not, as the end of a sentence."""
-    kinds = [kind for kind in kinds_of(Part) if kind is not asked and not kinds_of(kind)]
-    if own := [kind.__name__ for kind in kinds if name in names_of(kind)]:
-        return f"it belongs to {' and '.join(own)}."
-    return nearest(name, names_of(asked))
+# ---- checks --------------------------------------------------------------------------------------
 
 
 def _at_least(part: object, need: Need, least: float, names: Iterable[str]) -> None:
@@ -86,6 +53,8 @@ def not_negative(part: object, need: Need, names: Iterable[str]) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Sound(Part):
     """What a clip is: `Spectrogram` or `Waveform`."""
+
+    abstract: ClassVar[bool] = True
 
     raw: ClassVar[bool]  # whether the networks see samples
 
@@ -226,6 +195,8 @@ class Waveform(Sound):
 class Generator(Part):
     """Latents and labels -> clips. Its kinds stand in `soundgan/models/`."""
 
+    abstract: ClassVar[bool] = True
+
     latent: Literal["normal", "uniform"] = "normal"
     """Distribution of the latent z: N(0, 1) or U(-1, 1)."""
     latent_dim: int
@@ -252,6 +223,10 @@ class Generator(Part):
 class Critic(Part):
     """Clips and labels -> scores. Its kinds stand in `soundgan/models/`."""
 
+    abstract: ClassVar[bool] = True
+
+    auxiliary: ClassVar[bool] = False  # whether its outputs can have class logits and latents
+
     augment: float = 0.0
     """Chance of each random change of what the critic sees, real and generated; 0: none."""
 
@@ -267,12 +242,17 @@ class Critic(Part):
     def check(self, cfg: Config, need: Need) -> None:
         need(0 <= self.augment <= 1, "augment", "must be a chance from 0 to 1")
         need(not cfg.sound.raw or self.augment == 0, "augment", "is for spectrograms: 0 otherwise")
+        for name in ("class_weight", "latent_weight"):
+            fits = self.auxiliary or getattr(cfg.objective, name) == 0
+            need(fits, f"objective.{name}", "is for a projection critic: 0 with this one")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Part):
     """What both networks minimise. Its kinds, and the losses, stand in
     `soundgan/training/objectives.py`."""
+
+    abstract: ClassVar[bool] = True
 
     l1_weight: float = 0.0
     """Weight of L1(generated, real clip of the same class) in the generator's loss."""
@@ -290,7 +270,7 @@ class Objective(Part):
         not_negative(self, need, [name for name in names_of(type(self)) if name.endswith("weight")])
         _at_least(self, need, 1, ["r1_r2_every"])
         alone = self.r1_r2_weight == 0 or not cfg.critic.batch_norm
-        need(alone, "r1_r2_weight", "needs a critic that judges each clip by itself (critic.norm)")
+        need(alone, "r1_r2_weight", "needs a critic that scores each clip by itself (critic.norm)")
         labels = self.class_weight == 0 or cfg.conditional
         need(labels, "class_weight", "needs labels (--conditional)")
 
@@ -298,6 +278,8 @@ class Objective(Part):
 @dataclass(frozen=True, kw_only=True)
 class Optimiser(Part):
     """How losses become updates. Its kinds stand in `soundgan/training/optimisers.py`."""
+
+    abstract: ClassVar[bool] = True
 
     generator_lr: float
     """Learning rate of the generator."""
@@ -328,7 +310,7 @@ class Optimiser(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Checked):
     """Constants of one run: its own, and those of its recipe."""
 
     # The run: may change whenever it is continued, but for MUST_MATCH.
@@ -431,6 +413,10 @@ class Config:
 
     def check(self) -> None:
         """Raise UserError naming the first constant whose value cannot work, and why."""
+        for name, base in BASES.items():
+            if type(getattr(self, name)).__name__ not in concrete(base):
+                known = ", ".join(concrete(base))
+                raise UserError(f"{name} of {self.recipe} must be one of {known} (config.py).")
         _check_run(self, _need(self))
         for name, part in parts_of(self).items():
             part.check(self, _need(self, name))
@@ -468,3 +454,12 @@ def parts_of(cfg: Config) -> dict[str, Part]:
     """The five parts of a recipe by the name of their field."""
     fields = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
     return {name: value for name, value in fields.items() if isinstance(value, Part)}
+
+
+BASES = {
+    "sound": Sound,
+    "generator": Generator,
+    "critic": Critic,
+    "objective": Objective,
+    "optimiser": Optimiser,
+}

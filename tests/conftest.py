@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ import soundfile
 import torch
 
 import config
+import train
 from soundgan import config_io
 from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config
 
@@ -108,3 +110,31 @@ def flags(cfg: Config) -> list[str]:
 def weights(network: torch.nn.Module) -> torch.Tensor:
     """All parameters and buffers as one vector."""
     return torch.cat([v.detach().flatten().double() for v in network.state_dict().values()])
+
+
+# ---- whole runs ----------------------------------------------------------------------------------
+
+
+def log_without_seconds(cfg) -> list[list[str]]:
+    with open(cfg.run_dir / "log.csv", newline="") as file:
+        return [row[:2] + row[3:] for row in csv.reader(file)]
+
+
+def stop_after(step: int, monkeypatch, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal in the middle of the given step."""
+    real_step, taken = train.full_step, [0]
+
+    def full_step(*arguments):
+        taken[0] += 1
+        if taken[0] == step:
+            signal.raise_signal(number)
+        return real_step(*arguments)
+
+    monkeypatch.setattr(train, "full_step", full_step)
+
+
+@pytest.fixture
+def whole(small, tmp_path):
+    """The run that is never stopped, in a folder of its own."""
+    cfg = config_io.change(small, {"output_dir": str(tmp_path / "whole")})
+    return train.train(cfg)

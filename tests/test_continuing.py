@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
-import signal
 
 import pytest
 import torch
-from conftest import weights
+from conftest import log_without_seconds, stop_after, weights
 from safetensors.torch import load_file
 
 import train
@@ -17,32 +15,6 @@ from soundgan.config_io import change
 from soundgan.console import ProgressLines
 from soundgan.errors import Interrupted, UserError
 from soundgan.training.checkpoints import load_checkpoint
-
-
-def log_without_seconds(cfg) -> list[list[str]]:
-    with open(cfg.run_dir / "log.csv", newline="") as file:
-        return [row[:2] + row[3:] for row in csv.reader(file)]
-
-
-def stop_after(step: int, monkeypatch, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal in the middle of the given step."""
-    real_step, taken = train.full_step, [0]
-
-    def full_step(*arguments):
-        taken[0] += 1
-        if taken[0] == step:
-            signal.raise_signal(number)
-        return real_step(*arguments)
-
-    monkeypatch.setattr(train, "full_step", full_step)
-
-
-@pytest.fixture
-def whole(small, tmp_path):
-    """The run that is never stopped, in a folder of its own."""
-    cfg = change(small, {"output_dir": str(tmp_path / "whole")})
-    return train.train(cfg)
-
 
 # ---- checkpoints ---------------------------------------------------------------------------------
 

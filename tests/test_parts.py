@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 import config
-from soundgan import command_line
+from soundgan import command_line, settings
 from soundgan.config_io import change
 from soundgan.errors import UserError
 from soundgan.models.residual import ProjectionCritic, ResidualGenerator
-from soundgan.settings import Waveform
-from soundgan.training.objectives import CrossEntropy, WassersteinClip, WassersteinGP
+from soundgan.parts import concrete
+from soundgan.settings import Config, Waveform
+from soundgan.training.objectives import (
+    CrossEntropy,
+    Wasserstein,
+    WassersteinClip,
+    WassersteinGP,
+)
 from soundgan.training.optimisers import Adam
 
 
@@ -78,12 +87,54 @@ def test_a_misspelt_constant_gets_the_nearest_name():
 
 
 def test_what_a_part_cannot_do_without_must_be_stated():
-    with pytest.raises(TypeError, match="gp_weight"):
+    with pytest.raises(UserError, match="WassersteinGP needs gp_weight"):
         WassersteinGP()
-    with pytest.raises(TypeError, match=r"patch.*features"):
+    with pytest.raises(UserError, match="ProjectionCritic needs patch, features"):
         ProjectionCritic(channels=(8, 16))
-    with pytest.raises(TypeError, match=r"patch.*style_dim.*output_range"):
+    with pytest.raises(UserError, match="ResidualGenerator needs patch, style_dim, output_range"):
         ResidualGenerator(latent_dim=8, channels=(8, 16))
+    with pytest.raises(UserError, match=r"Config needs data_dir, .*, sound, generator, critic"):
+        Config()
+    with pytest.raises(UserError, match="Config has no constant 'sed': did you mean seed"):
+        Config(**config.RUN, sed=42)
+    with pytest.raises(UserError, match="Config has no constant 'frames': it belongs to Spectro"):
+        Config(**config.RUN, frames=3)
+
+
+def test_each_part_stands_in_its_place():
+    best = config.RECIPES["best"]
+    wrong = change(best, {"objective": best.optimiser})
+    with pytest.raises(UserError, match=r"objective of best must be one of WassersteinGP, W.*Rel"):
+        wrong.check()
+    abstract = change(best, {"objective": Wasserstein()})
+    with pytest.raises(UserError, match="objective of best must be one of WassersteinGP"):
+        abstract.check()
+
+
+def test_parts_survive_being_copied_and_sent():
+    for cfg in config.RECIPES.values():
+        assert pickle.loads(pickle.dumps(cfg)) == cfg
+        assert copy.deepcopy(cfg) == cfg
+
+
+def test_a_kind_that_another_one_derives_from_can_still_be_chosen():
+    @dataclass(frozen=True, kw_only=True)
+    class Gentler(WassersteinGP):
+        pass
+
+    assert {"WassersteinGP", "Gentler"} <= set(concrete(settings.Objective))
+    del Gentler
+    gc.collect()
+    assert "Gentler" not in concrete(settings.Objective)  # for the tests after this one
+
+
+def test_a_kind_is_made_of_what_the_old_one_can_give():
+    """What it has to have, and the old one has none of, is asked for."""
+    words = ("cgan", "--generator", "ResidualGenerator", "--generator.patch", "4")
+    with pytest.raises(SystemExit):
+        parsed(*words, "--generator.style-dim", "64")
+    cfg = parsed(*words, "--generator.style-dim", "64", "--generator.output-range", "0", "8")
+    assert cfg.generator.output_range == (0.0, 8.0)
 
 
 @pytest.mark.parametrize(

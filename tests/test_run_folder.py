@@ -115,3 +115,15 @@ def test_a_fresh_folder_has_nothing_to_forget(tmp_path, capsys):
     (tmp_path / "samples" / "step_000200").mkdir()
     run_folder.forget_after(tmp_path, 100, fresh=False, unit="step")
     assert sets(tmp_path / "samples") == {"step_000100"}
+
+
+@pytest.mark.parametrize(
+    "damage", [{"changed": [1]}, {"changed": None}, {"classes": None}, {"classes": 3}]
+)
+def test_a_config_json_of_other_types_is_damaged(small, damage):
+    """Also where another run writes the page over all of them."""
+    run_folder.write_config(small, ["low"])
+    path = small.run_dir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        run_folder.read_config(small.run_dir)

@@ -14,7 +14,8 @@ from soundgan import config_io
 from soundgan.command_line import parse
 from soundgan.config_io import change
 from soundgan.errors import UserError
-from soundgan.settings import Config, Part, kinds_of, names_of, parts_of
+from soundgan.parts import Part, concrete, names_of
+from soundgan.settings import Config, parts_of
 from soundgan.training.objectives import WassersteinGP
 
 
@@ -23,7 +24,7 @@ def parsed(*words: str) -> Config:
 
 
 def own_constants(cfg: Config) -> list[str]:
-    """Full names of what a recipe can be told."""
+    """Full names of the constants of a recipe."""
     return [name for name in config_io.flat(cfg) if not name.endswith(".kind")]
 
 
@@ -49,7 +50,8 @@ def test_help_names_every_constant_by_its_part_and_every_recipe(recipe, capsys):
 
 
 def test_every_constant_says_what_it_is():
-    for owner in (Config, *kinds_of(Part)):
+    kinds = {k for kind in concrete(Part).values() for k in kind.__mro__ if issubclass(k, Part)}
+    for owner in (Config, *kinds):
         body = ast.parse(inspect.getsource(owner)).body[0].body
         for field, after in pairwise(body):
             if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):

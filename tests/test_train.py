@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 import re
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import flags, weights
+from conftest import flags, log_without_seconds, stop_after, weights
 from safetensors.torch import load_file
 
 import train
@@ -29,32 +28,6 @@ from soundgan.training import objectives
 from soundgan.training.checkpoints import load_checkpoint
 from soundgan.training.random_state import seed_everything
 from soundgan.training.run import METRICS, Run
-
-
-def log_without_seconds(cfg) -> list[list[str]]:
-    with open(cfg.run_dir / "log.csv", newline="") as file:
-        return [row[:2] + row[3:] for row in csv.reader(file)]
-
-
-def stop_after(step: int, monkeypatch, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal in the middle of the given step."""
-    real_step, taken = train.full_step, [0]
-
-    def full_step(*arguments):
-        taken[0] += 1
-        if taken[0] == step:
-            signal.raise_signal(number)
-        return real_step(*arguments)
-
-    monkeypatch.setattr(train, "full_step", full_step)
-
-
-@pytest.fixture
-def whole(small, tmp_path):
-    """The run that is never stopped, in a folder of its own."""
-    cfg = change(small, {"output_dir": str(tmp_path / "whole")})
-    return train.train(cfg)
-
 
 # ---- what a run leaves ---------------------------------------------------------------------------
 
@@ -314,6 +287,12 @@ def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):
     assert re.search(r"Memory: [\d.]+ GiB used at most, [\d.]+ GiB free", said)
     assert re.search(r"Disk: the run needs about \d+ MiB, [\d.]+ GiB are free", said)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_that_diverges_says_so(small, capsys):
+    words = ["--optimiser.critic-lr", "1e30", "--optimiser.generator-lr", "1e30", "--dry-run"]
+    assert train.main([*flags(small), *words]) == 3
+    assert "became NaN or Inf" in capsys.readouterr().err
 
 
 def test_dry_run_standardises_where_nothing_is_decoded_yet(small, capsys, monkeypatch):

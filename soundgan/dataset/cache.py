@@ -21,7 +21,8 @@ from soundgan import files
 from soundgan.dataset.decoding import Clips, decode_all
 from soundgan.dataset.discovery import Found
 from soundgan.errors import UserError
-from soundgan.settings import Config, names_of
+from soundgan.parts import names_of
+from soundgan.settings import Config
 
 CACHE_VERSION = 3  # raise it when the meaning of the cached numbers changes
 NOT_DECODED = ("standardise", "jitter")  # constants of a sound that come after decoding

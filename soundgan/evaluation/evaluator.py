@@ -255,12 +255,12 @@ def _key(cfg: Config, clips: Clips, vocoder: Vocoder, chosen: tuple) -> str:
     weights = [Path(vocoder.name) / name for name in ("generator.ckpt", bigvgan.WEIGHTS)]
     changed = next((p.stat().st_mtime_ns for p in weights if p.is_file()), None)
     decisive = [clips.fingerprint, chosen, decoded_constants(cfg), (vocoder.name, changed)]
-    decisive += [list(METRICS), _constants()]
+    decisive += [VERSION, list(METRICS), _constants()]
     return hashlib.sha256(repr(decisive).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _constants() -> list[tuple[str, object]]:
-    """The numbers at the top of the files of this room."""
+    """The numbers at the top of the files of this folder."""
     values = [vars(module) for module in (classifiers, distances, features, metrics)]
     named = [item for own in (*values, globals()) for item in own.items() if item[0].isupper()]
     return [(name, value) for name, value in named if name != "METRICS"]

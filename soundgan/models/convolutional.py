@@ -20,7 +20,8 @@ from soundgan import settings
 from soundgan.models import layers
 from soundgan.models.layers import SLOPE
 from soundgan.models.residual import CriticOutput
-from soundgan.settings import Config, Need, not_negative
+from soundgan.parts import Need
+from soundgan.settings import Config, not_negative
 
 CONV = {1: layers.Conv1d, 2: layers.Conv2d}  # by the number of dimensions of a map
 CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
@@ -74,7 +75,8 @@ class ConvolutionalGenerator(settings.Generator):
         need(self.kernel >= least, "kernel", f"must be at least {least}")
         odd = self.upsampling != "nearest" or self.kernel % 2 == 1
         need(odd, "kernel", "must be odd with nearest upsampling")
-        good = self.output_range is not None and self.output_range[0] < self.output_range[1]
+        ends = self.output_range or ()
+        good = len(ends) == 2 and ends[0] < ends[1]
         clamped = self.output == "clamp"
         need(good or not clamped, "output_range", "must be two rising numbers with output clamp")
         last = len(self.channels) - 1
@@ -129,9 +131,6 @@ class ConvolutionalCritic(settings.Critic):
         need(wave, "phase_shuffle", "is for raw audio only: 0 otherwise")
         fits = 0 <= self.attention <= stages
         need(fits, "attention", f"must be 0 (none) or a stage from 1 to {stages}")
-        for name in ("class_weight", "latent_weight"):
-            needless = getattr(cfg.objective, name) == 0
-            need(needless, f"objective.{name}", "is for a projection critic: 0 with this one")
 
 
 def _check_stages(part: ConvolutionalGenerator | ConvolutionalCritic, cfg: Config, need: Need):
@@ -250,7 +249,7 @@ class Critic(nn.Module):
                 stages.append(SelfAttention(c_out, dims))
         if own.head == "full":
             stages.append(CONV[dims](channels[-1], 1, smallest_map(cfg, own.stride, len(channels))))
-        else:  # overlapping patches of the map are judged one by one (Isola et al. 2017)
+        else:  # overlapping patches of the map are scored one by one (Isola et al. 2017)
             stages.append(CONV[dims](channels[-1], 1, own.kernel, 1, 1))
         self.stages = nn.Sequential(*stages)
         self.head = own.head
@@ -304,8 +303,8 @@ def normalisation(kind: str, channels: int, dims: int, groups: int) -> list[nn.M
 class PhaseShuffle(nn.Module):
     """Shift each clip's feature map `(B, C, L)` by up to n samples, reflecting at the ends.
 
-    Keeps the critic from telling fakes by the phase of upsampling artefacts (Donahue, McAuley &
-    Puckette 2019, "Adversarial Audio Synthesis", section 3.3).
+    Keeps the critic from recognising generated clips by the phase of upsampling artefacts (Donahue,
+    McAuley & Puckette 2019, "Adversarial Audio Synthesis", section 3.3).
     """
 
     def __init__(self, n: int) -> None:

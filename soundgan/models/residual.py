@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from torch.nn.functional import avg_pool2d, embedding, interpolate, leaky_relu, 
 from soundgan import settings
 from soundgan.models import layers
 from soundgan.models.layers import SLOPE
-from soundgan.settings import Config, Need
+from soundgan.parts import Need
+from soundgan.settings import Config
 
 HALF = math.sqrt(0.5)  # keeps the variance where two paths are added
 
@@ -54,13 +55,16 @@ class ResidualGenerator(settings.Generator):
         grouped = all(c % self.norm_groups == 0 for c in self.channels)
         need(grouped, "channels", f"must be multiples of norm_groups ({self.norm_groups})")
         need(self.style_dim >= 1, "style_dim", "must be at least 1")
-        rising = self.output_range[0] < self.output_range[1]
+        ends = self.output_range or ()
+        rising = len(ends) == 2 and ends[0] < ends[1]
         need(rising, "output_range", "must be two rising numbers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionCritic(settings.Critic):
     """Residual blocks, and labels projected onto the features (Miyato & Koyama 2018)."""
+
+    auxiliary: ClassVar[bool] = True
 
     channels: tuple[int, ...]
     """Channels of the feature maps, from the largest down."""
@@ -221,7 +225,7 @@ class Down(nn.Module):
 
 
 class CriticOutput(NamedTuple):
-    """What a critic says of clips."""
+    """Scores of clips, and what else a critic predicts of them."""
 
     scores: Tensor  # (B,), higher for what looks real
     class_logits: Tensor | None = None  # (B, K); None where no loss asks for them

@@ -15,13 +15,14 @@ from soundgan import audio, dataset
 from soundgan.config_io import change
 from soundgan.console import duration
 from soundgan.dataset import demo
+from soundgan.errors import Diverged
 from soundgan.report import messages
 from soundgan.report.recorder import less_memory
 from soundgan.report.samples import samples_of
 from soundgan.settings import Config
 from soundgan.training.checkpoints import load_checkpoint
 from soundgan.training.devices import explain_memory, pick_device, space
-from soundgan.training.run import Run
+from soundgan.training.run import METRICS, Run
 
 Start = Callable[[Config, dataset.Clips, torch.device, "dict | None"], Run]
 Step = Callable[[Run, Tensor, Tensor], Tensor]
@@ -73,8 +74,9 @@ def time_of_step(run: Run, x: Tensor, labels: Tensor, step: Step, kind: Kind) ->
     def seconds(number: int) -> float:
         run.step = number
         start = time.perf_counter()
-        metrics = step(run, x, labels)
-        metrics.tolist()  # waits for the device
+        values = step(run, x, labels).tolist()  # waits for the device
+        if bad := [name for name, value in zip(METRICS, values) if not math.isfinite(value)]:
+            raise Diverged(messages.diverged(run, bad))
         return time.perf_counter() - start
 
     own, kinds = run.cfg.optimiser, {}

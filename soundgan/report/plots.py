@@ -90,11 +90,6 @@ def _title(axes: Axes) -> Text:
 # ---- clips --------------------------------------------------------------------------------------
 
 
-def draw_clips(path: str | Path, panels: Mapping[str, np.ndarray], cfg: Config) -> None:
-    """Draw one picture, as `draw_set` does."""
-    draw_set([path], [panels], cfg)
-
-
 def draw_set(
     paths: Sequence[str | Path], pictures: Sequence[Mapping[str, np.ndarray]], cfg: Config
 ) -> None:

@@ -18,13 +18,15 @@ from torch.nn.functional import cross_entropy, mse_loss, softplus
 from soundgan import settings
 from soundgan.models.layers import inputs_only
 from soundgan.models.residual import CriticOutput
-from soundgan.settings import Config, Need
+from soundgan.parts import Need
+from soundgan.settings import Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(settings.Objective):
     """The terms that every objective can have."""
 
+    abstract: ClassVar[bool] = True
     relative: ClassVar[bool] = False  # whether the generator's loss compares with real clips
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -72,6 +74,8 @@ class Objective(settings.Objective):
 class Wasserstein(Objective):
     """The difference of mean scores (Arjovsky, Chintala & Bottou 2017, equation 2)."""
 
+    abstract: ClassVar[bool] = True
+
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         return fake.mean() - real.mean()
 
@@ -93,7 +97,7 @@ class WassersteinGP(Wasserstein):
         super().check(cfg, need)
         need(self.gp_weight > 0, "gp_weight", "must be a positive number")
         alone = not cfg.critic.batch_norm
-        need(alone, "gp_weight", "needs a critic that judges each clip by itself (critic.norm)")
+        need(alone, "gp_weight", "needs a critic that scores each clip by itself (critic.norm)")
 
 
 @dataclass(frozen=True, kw_only=True)

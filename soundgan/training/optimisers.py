@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from soundgan.settings import Config, Need, Optimiser
+from soundgan.parts import Need
+from soundgan.settings import Config, Optimiser
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What the training of a vocoder can be told, its checks, and the clips that follow from it.
+"""The constants of a vocoder's training, their checks, and the clips that follow from it.
 
 The published HiFi-GANs that can be trained further all have one spectrogram, `HIFIGAN_GRID`: a
 vocoder is trained for the clips of a recipe that shares it.
@@ -18,7 +18,8 @@ import tyro
 from soundgan.audio.vocoders import HIFIGAN_FLOOR, HIFIGAN_GRID
 from soundgan.config_io import change
 from soundgan.errors import UserError
-from soundgan.settings import NO_VOCODER, Config, Need, Waveform
+from soundgan.parts import Need
+from soundgan.settings import NO_VOCODER, Config, Waveform
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 
 import torch
-import tqdm.std
 from torch import Tensor
 
 from soundgan import dataset, files
-from soundgan.console import duration, progress
+from soundgan.console import Progress, duration, progress
 from soundgan.dataset import Clips
 from soundgan.errors import Interrupted
 from soundgan.settings import Config
@@ -151,7 +150,7 @@ def save_and_stop(run: Run, signal: str) -> None:
 # ---- messages -----------------------------------------------------------------------------------
 
 
-def _show(run: Run, bar: tqdm.std.tqdm, means: dict[str, float], took: float) -> None:
+def _show(run: Run, bar: Progress, means: dict[str, float], took: float) -> None:
     with suppress(OSError):  # the terminal may be gone
         if means:
             short = {k: f"{means[name]:.3g}" for k, name in zip(SHORT_METRICS, METRICS)}

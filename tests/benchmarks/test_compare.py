@@ -79,6 +79,11 @@ def test_a_part_of_another_kind_keeps_what_both_know():
             parsed(compare.recipe_of(wrong), *compare.flags_of(wrong))
 
 
+def test_what_a_variant_changes_has_the_last_word():
+    cfg = parsed(*compare.words("best:vocoder=outputs/vocoder,seed=7", 0, compare.Options()))
+    assert (cfg.vocoder, cfg.seed) == ("outputs/vocoder", 7)
+
+
 def test_what_was_measured_can_be_measured_again():
     """The variants of the kept results are known by the names that they have there."""
     for table in RESULTS.glob("*/scores.csv"):

@@ -17,7 +17,7 @@ from soundgan import audio, dataset
 from soundgan.audio import files as audio_files
 from soundgan.config_io import change
 from soundgan.dataset import cache
-from soundgan.settings import names_of
+from soundgan.parts import names_of
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def test_one_colour_scale_for_both_panels(default, tmp_path):
     quiet, loud = np.full((80, 352), -8.0), np.full((80, 352), -2.0)
     half = quiet.copy()
     half[:, 176:] = -2.0
-    plots.draw_clips(tmp_path / "a.png", {"x": half, "y": loud}, default)
+    plots.draw_set([tmp_path / "a.png"], [{"x": half, "y": loud}], default)
     picture = matplotlib.image.imread(tmp_path / "a.png")
     height, width = picture.shape[:2]
     row = picture[height // 2]
@@ -43,7 +43,7 @@ def test_a_set_is_its_pictures_one_by_one(default, tmp_path, raw):
     paths = [tmp_path / f"{n}.png" for n in range(3)]
     plots.draw_set(paths, [first, second, first], cfg)
     plots._sheet.cache_clear()
-    plots.draw_clips(tmp_path / "alone.png", second, cfg)
+    plots.draw_set([tmp_path / "alone.png"], [second], cfg)
     assert paths[0].read_bytes() == paths[2].read_bytes()
     assert paths[1].read_bytes() == (tmp_path / "alone.png").read_bytes()
     assert paths[1].read_bytes() != paths[0].read_bytes()
