@@ -50,7 +50,7 @@ class Options:
 
 def evaluate(options: Options) -> dict:
     """Score a run, write its scores.json and page; returns the scores. Raises UserError."""
-    import config  # noqa: F401 -- every kind of part; here, so that a mistake is one sentence
+    import config  # noqa: F401 -- every kind of part; here, as in train.py
 
     run_dir = Path(options.run).resolve()  # "." has no name
     cfg, classes, generator = load_run(run_dir, options.weights)

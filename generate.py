@@ -1,6 +1,6 @@
 """New sounds from a trained run.
 
-    python generate.py outputs/sn-wgan-gp --label dog_bark --count 8 --seed 1 --out my_sounds
+    python generate.py outputs/sn-wgan-gp --label dog_bark --count 8 --seed 1 --out new_sounds
 
 Reads `generator.safetensors` and `config.json` of the run and nothing else, so that these two files
 are all one needs to keep or to pass on.
@@ -55,7 +55,7 @@ class Options:
 
 def generate(options: Options) -> list[Path]:
     """Write `count` WAVs of each wanted class; returns their paths. Raises UserError."""
-    import config  # noqa: F401 -- every kind of part; here, so that a mistake is one sentence
+    import config  # noqa: F401 -- every kind of part; here, as in train.py
 
     if options.count < 1:
         raise UserError(f"count = {options.count}: must be at least 1 (--count).")

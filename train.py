@@ -44,7 +44,6 @@ from soundgan.report.recorder import (
     less_memory,
     weights_file,
 )
-from soundgan.report.samples import Samples
 from soundgan.run_folder import forget_after
 from soundgan.settings import Config
 from soundgan.training import cuda_graph, distributed
@@ -343,9 +342,9 @@ def train(cfg: Config, changed: dict | None = None) -> Run:
                 if run.epoch >= cfg.epochs:
                     print(messages.finished_before(run))
                     return run
+                print(messages.where_to_listen(run), flush=True)
                 train_epochs(run, batches, recorder, stop)
-    place = Samples.path(cfg, run.epoch)
-    print(f"Finished after epoch {run.epoch}: listen in {place}. {messages.what_next(run)}")
+    print(messages.finished(run))
     return run
 
 
@@ -404,7 +403,7 @@ def open_recorder(
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     with friendly() as outcome, distributed.group():
-        import config  # here, so that a mistake in it is one sentence
+        import config  # here, so that a wrong constant in it is one sentence
 
         argv = sys.argv[1:] if argv is None else argv
         parsed = (argv, config.RECIPES, config.SUMMARIES, config.RECIPE)

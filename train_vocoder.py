@@ -33,7 +33,7 @@ SHARED = (  # what a vocoder has in common with the runs that play through it
 
 def usual() -> Options:
     """The defaults: what is shared with a run is what config.py says of runs."""
-    import config  # here, so that a mistake in it is one sentence
+    import config  # here, so that a wrong constant in it is one sentence
 
     return Options(recipe=config.RECIPE, **{name: config.RUN[name] for name in SHARED})
 

@@ -39,7 +39,10 @@ def parse(
         f"\n\nThe defaults below are those of {name}.",
     )
     cfg = _as(cfg, Config)
-    cfg.check()
+    try:
+        cfg.check()
+    except (TypeError, AttributeError) as error:  # "42" for 42 in config.py
+        raise UserError(f"A constant of {name} has the wrong type ({error}; config.py).") from error
     return cfg
 
 

@@ -123,6 +123,12 @@ def test_values_that_cannot_work_are_named(words, said):
         parsed(*words.split())
 
 
+def test_a_constant_of_another_type_is_one_sentence(default):
+    wrong = {"sn-wgan-gp": change(default, {"seed": "abc"})}
+    with pytest.raises(UserError, match=r"A constant of sn-wgan-gp has the wrong type \(.*config"):
+        parse([], wrong, config.SUMMARIES, "sn-wgan-gp")
+
+
 @pytest.mark.parametrize("recipe", list(config.RECIPES))
 def test_constants_survive_being_written(recipe):
     cfg = config.RECIPES[recipe]

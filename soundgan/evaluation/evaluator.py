@@ -170,7 +170,11 @@ def make_evaluator(
     path = cfg.cache_dir / f"evaluator-{key}.pt"
     evaluator = Evaluator(cfg, clips.classes, split, vocoder.name, chosen.counts, device)
     if not _open(evaluator, path):
-        print("Scores: measuring the real sounds, once for this data set ...", flush=True)
+        print(
+            "Scores: measuring the real sounds, once for this data set (on a CPU that takes some "
+            "minutes, and each scoring one or two more; --score-every 0: none) ...",
+            flush=True,
+        )
         _measure_real(evaluator, vocoder, chosen)
         _keep(evaluator, path)
     return evaluator

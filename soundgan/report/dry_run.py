@@ -94,7 +94,8 @@ def report(
     """Print what the run would do and take; `done`: its epochs and steps before the timing."""
     cfg, (epoch, step) = run.cfg, done
     steps = cfg.epochs * an_epoch - step
-    sets = sum(cfg.is_sampled(e) for e in range(epoch + 1, cfg.epochs + 1))
+    left = range(epoch + 1, cfg.epochs + 1)
+    sets, scorings = sum(map(cfg.is_sampled, left)), sum(map(cfg.is_scored, left))
     weights = sum(p.numel() for net in (run.generator, run.critic) for p in net.parameters())
     a_set = len(samples_of(run.classes)) * (2 * cfg.sound.wav_samples + 60_000)  # WAVs, pictures
     # The cache; two checkpoints and the next one, each weights and Adam's two moments.
@@ -104,5 +105,5 @@ def report(
         f"Would train {cfg.recipe} into {cfg.run_dir} on {run.device}: epochs {epoch + 1} to "
         f"{cfg.epochs} of {an_epoch} steps, {sets} sets of samples.\n"
         f"A step takes {seconds:.3g} s, the whole run about {duration(steps * seconds)} and "
-        "its samples and checkpoints.\nNothing was written."
+        f"its samples, checkpoints and {scorings} scorings.\nNothing was written."
     )

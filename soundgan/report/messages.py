@@ -26,6 +26,18 @@ def what_next(run: Run) -> str:
     )
 
 
+def where_to_listen(run: Run) -> str:
+    """Of a run that begins or goes on."""
+    page = run.cfg.run_dir / "index.html"
+    return f"Sounds and pictures while it learns: {page} (at first they are loud noise)."
+
+
+def finished(run: Run) -> str:
+    """Of a run that was trained to its last epoch."""
+    page = run.cfg.run_dir / "index.html"
+    return f"Finished after epoch {run.epoch}: open {page} to listen. {what_next(run)}"
+
+
 def finished_before(run: Run) -> str:
     """Of a run that has nothing left to train."""
     return f"{run.cfg.run_dir} is finished after epoch {run.epoch}. {what_next(run)}"
