@@ -192,7 +192,23 @@ class Waveform(Sound):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generator(Part):
+class Network(Part):
+    """What generators and critics have in common."""
+
+    abstract: ClassVar[bool] = True
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether what it does with one clip depends on the batch around it."""
+        return getattr(self, "norm", "") == "batch"
+
+    def build(self, cfg: Config, num_classes: int) -> torch.nn.Module:
+        """The network, initialised, on the CPU."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(Network):
     """Latents and labels -> clips. Its kinds stand in `soundgan/models/`."""
 
     abstract: ClassVar[bool] = True
@@ -205,39 +221,20 @@ class Generator(Part):
     """How far samples, scores and generate.py draw latents, as a multiple of training's: under 1
     more typical sounds (truncation, Brock et al. 2019), over 1 more different ones."""
 
-    @property
-    def batch_norm(self) -> bool:
-        """Whether what it does with one clip depends on the batch around it."""
-        return getattr(self, "norm", "") == "batch"
-
-    def build(self, cfg: Config, num_classes: int) -> torch.nn.Module:
-        """The network, initialised, on the CPU."""
-        raise NotImplementedError
-
     def check(self, cfg: Config, need: Need) -> None:
         _at_least(self, need, 1, ["latent_dim"])
         need(0 < self.latent_spread <= 10, "latent_spread", "must be over 0 and at most 10")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Critic(Part):
+class Critic(Network):
     """Clips and labels -> scores. Its kinds stand in `soundgan/models/`."""
 
     abstract: ClassVar[bool] = True
-
     auxiliary: ClassVar[bool] = False  # whether its outputs can have class logits and latents
 
     augment: float = 0.0
     """Chance of each random change of what the critic sees, real and generated; 0: none."""
-
-    @property
-    def batch_norm(self) -> bool:
-        """Whether its score of one clip depends on the batch around it."""
-        return getattr(self, "norm", "") == "batch"
-
-    def build(self, cfg: Config, num_classes: int) -> torch.nn.Module:
-        """The network, initialised, on the CPU."""
-        raise NotImplementedError
 
     def check(self, cfg: Config, need: Need) -> None:
         need(0 <= self.augment <= 1, "augment", "must be a chance from 0 to 1")

@@ -3,9 +3,7 @@ assumes; and the benchmark itself runs."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import plain
 import pytest
@@ -131,22 +129,3 @@ def test_operations_are_counted_through_the_gradient_of_a_gradient():
         slope.square().sum().backward()
     assert counter.flops == 3 * 60  # what came in was constant: one of the two is not needed
     assert counter.bytes == 3 * 4 * (6 + 10 + 15)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="malloc options of glibc")
-def test_freed_memory_is_kept():
-    """Ten times 64 MB, freed each time: mapped once (16 384 pages), not ten times."""
-    script = (
-        "import resource, sys, torch\n"
-        "from soundgan.training import devices\n"
-        "if sys.argv[1] == 'keep': devices.keep_memory()\n"
-        "for _ in range(10): torch.ones(2**24)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)"
-    )
-    root = Path(speed.__file__).resolve().parent.parent
-    faults = [
-        int(subprocess.check_output([sys.executable, "-c", script, mode], cwd=root))
-        for mode in ("keep", "default")
-    ]
-    assert faults[1] - faults[0] > 5 * 16_384
