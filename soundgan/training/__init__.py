@@ -1,0 +1,1 @@
+"""What keeps a run going: objectives, batches, checkpoints, logs, signals, devices."""
