@@ -29,10 +29,10 @@ from soundgan.audio.vocoders import VOCODER_BATCH  # noqa: E402
 from soundgan.config_io import change  # noqa: E402
 from soundgan.console import friendly  # noqa: E402
 from soundgan.dataset import Clips, Recording  # noqa: E402
-from soundgan.errors import UserError  # noqa: E402
+from soundgan.errors import UserError, nearest  # noqa: E402
 from soundgan.evaluation import scores  # noqa: E402
 from soundgan.evaluation.evaluator import ROUND_TRIP, make_evaluator, round_trip  # noqa: E402
-from soundgan.settings import GRIFFIN_LIM, Config, nearest  # noqa: E402
+from soundgan.settings import GRIFFIN_LIM, Config  # noqa: E402
 from soundgan.training.devices import explain_memory, pick_device  # noqa: E402
 
 
