@@ -150,11 +150,10 @@ def flags_of(variant: str) -> list[str]:
     flags = []
     for change in filter(None, variant.partition(":")[2].split(",")):
         name, _, value = change.partition("=")
-        part, dot, own = name.replace("_", "-").rpartition(".")
         if value in ("True", "False"):
-            flags.append(f"--{part}{dot}{'' if value == 'True' else 'no-'}{own}")
+            flags.append(config_io.flag(name, value == "True"))
         else:
-            flags += [f"--{part}{dot}{own}", value]
+            flags += [config_io.flag(name), value]
     return flags
 
 

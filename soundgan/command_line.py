@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import tyro
 
-from soundgan.config_io import KIND, flat
+from soundgan.config_io import KIND, flag, flat
 from soundgan.errors import UserError, nearest
 from soundgan.parts import Part, concrete, names_of
 from soundgan.settings import BASES, Config, parts_of
@@ -29,9 +29,10 @@ def parse(
     refuse_foreign(argv, chosen)
     listed = "\n".join(f"  {n}: {summaries[n]}" for n in recipes)
     kinds = "\n".join(f"  --{part} {' | '.join(concrete(base))}" for part, base in BASES.items())
+    kind = _kind_of(chosen)
     cfg = tyro.cli(
-        _kind_of(chosen),
-        default=_as(chosen, _kind_of(chosen)),
+        kind,
+        default=_as(chosen, kind),
         args=argv,
         prog="train.py [RECIPE]",
         description="Turn folders of sounds into a model that invents new ones.\n\n"
@@ -54,10 +55,10 @@ def choose_kinds(argv: Sequence[str], cfg: Config) -> tuple[list[str], Config]:
     """
     words, rest = list(argv), []
     while words:
-        flag, equals, kind = words.pop(0).partition("=")
-        part = flag.removeprefix("--")
-        if not flag.startswith("--") or part not in BASES:
-            rest.append(flag + equals + kind)
+        given, equals, kind = words.pop(0).partition("=")
+        part = given.removeprefix("--")
+        if not given.startswith("--") or part not in BASES:
+            rest.append(given + equals + kind)
             continue
         if not equals:
             kind = words.pop(0) if words else ""
@@ -94,15 +95,15 @@ def refuse_foreign(argv: Sequence[str], cfg: Config) -> None:
     """Raise UserError for a flag that another part knows, naming the right one."""
     known = [name for name in flat(cfg) if not name.endswith(f".{KIND}")]
     for word in argv:
-        flag = word.partition("=")[0]
-        part, dot, field = flag[2:].replace("-", "_").rpartition(".")
+        given = word.partition("=")[0]
+        part, dot, field = given[2:].replace("-", "_").rpartition(".")
         spellings = (field, field.removeprefix("no_"))
-        if not flag.startswith("--") or any(f"{part}{dot}{name}" in known for name in spellings):
+        if not given.startswith("--") or any(f"{part}{dot}{name}" in known for name in spellings):
             continue
         for name in spellings:
-            own = ["--" + k.replace("_", "-") for k in known if k.rpartition(".")[2] == name]
+            own = [flag(k) for k in known if k.rpartition(".")[2] == name]
             if own:
-                raise UserError(f"{flag} is not known: {cfg.recipe} has {' or '.join(own)}.")
+                raise UserError(f"{given} is not known: {cfg.recipe} has {' or '.join(own)}.")
             owners = {
                 slot: kinds
                 for slot, base in BASES.items()
@@ -112,6 +113,6 @@ def refuse_foreign(argv: Sequence[str], cfg: Config) -> None:
                 slot = part if part in owners else next(iter(owners))
                 there = type(getattr(cfg, slot)).__name__
                 raise UserError(
-                    f"{flag} is not known: the {slot} of {cfg.recipe} is {there}, and {name} "
+                    f"{given} is not known: the {slot} of {cfg.recipe} is {there}, and {name} "
                     f"belongs to {' and '.join(owners[slot])} (--{slot} {owners[slot][0]})."
                 )

@@ -51,6 +51,12 @@ def flat(cfg: Config) -> dict[str, object]:
     return flatten(to_dict(cfg))
 
 
+def flag(name: str, on: bool = True) -> str:
+    """A constant, by its full name, as an option; `on` false: that which turns it off."""
+    part, dot, own = name.replace("_", "-").rpartition(".")
+    return f"--{part}{dot}{'' if on else 'no-'}{own}"
+
+
 def flatten(written: Mapping[str, object]) -> dict[str, object]:
     """What `to_dict` wrote, by full names."""
     values: dict[str, object] = {}

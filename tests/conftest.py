@@ -52,6 +52,16 @@ def tones(folder: Path) -> Path:
 
 
 @pytest.fixture
+def long_file(tmp_path):
+    """A minute of rising tone at 44.1 kHz in one file that lies in no class folder."""
+    folder = tmp_path / "music"
+    folder.mkdir()
+    t = np.arange(60 * 44100) / 44100
+    soundfile.write(folder / "long.flac", 0.5 * np.sin(2 * np.pi * (200 * t + 20 * t**2)), 44100)
+    return folder
+
+
+@pytest.fixture
 def small(default: Config, sounds: Path, tmp_path: Path) -> Config:
     """The default recipe with the same parts and tiny numbers: (1, 16, 32), 4 steps an epoch."""
     return shrunk(default, sounds, tmp_path / "outputs")
@@ -97,13 +107,11 @@ def flags(cfg: Config) -> list[str]:
         if value == usual.get(name):
             continue
         name = name.removesuffix(f".{config_io.KIND}")  # a part of another kind
-        part, dot, field = name.rpartition(".")
         if isinstance(value, bool):
-            field = field if value else f"no_{field}"
-            words.append(f"--{part}{dot}{field}".replace("_", "-"))
+            words.append(config_io.flag(name, value))
             continue
         values = value if isinstance(value, list) else [value]
-        words += ["--" + name.replace("_", "-"), *map(str, values)]
+        words += [config_io.flag(name), *map(str, values)]
     return words
 
 

@@ -98,16 +98,6 @@ def test_labels_can_be_given_and_taken(recipe):
             assert torch.allclose(out[0], out[1], atol=1e-6) != conditional
 
 
-@pytest.fixture
-def long_file(tmp_path):
-    """A minute of rising tone at 44.1 kHz in one file that lies in no class folder."""
-    folder = tmp_path / "music"
-    folder.mkdir()
-    t = np.arange(60 * 44100) / 44100
-    soundfile.write(folder / "long.flac", 0.5 * np.sin(2 * np.pi * (200 * t + 20 * t**2)), 44100)
-    return folder
-
-
 @pytest.mark.slow
 def test_unconditional_recipes_take_a_flat_folder(long_file, tmp_path):
     cfg = change(small_of("lofi-wgan", long_file, tmp_path), {"epochs": 1})

@@ -142,8 +142,8 @@ def _check_stages(part: ConvolutionalGenerator | ConvolutionalCritic, cfg: Confi
         len(channels) >= 2 and min(channels) >= 1, "channels", "needs two positive numbers or more"
     )
     sound, scale = cfg.sound, part.stride ** len(channels)
-    sizes = {"samples": 0} if sound.raw else {"n_mels": 0, "frames": 0}
-    sizes = {name: getattr(sound, name) for name in sizes}
+    axes = ("samples",) if sound.raw else ("n_mels", "frames")
+    sizes = dict(zip(axes, sound.shape[1:]))
     said = " and ".join(f"{name} ({size})" for name, size in sizes.items())
     fits = all(size % scale == 0 for size in sizes.values())
     need(fits, "channels", f"{len(channels)} stages need {said} to be multiples of {scale}")

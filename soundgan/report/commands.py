@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from soundgan.config_io import KIND
+from soundgan.config_io import KIND, flag
 
 STATED = ("recipe", "run_name", "output_dir", "epochs", "dry_run")  # otherwise, or not wanted
 
@@ -48,7 +48,7 @@ def train_command(run_dir: Path, constants: Mapping, changed: Mapping, epochs: i
             continue
         name = name.removesuffix(f".{KIND}")  # --objective WassersteinGP
         if isinstance(value, bool):
-            words.append(_switch(name, value))
+            words.append(flag(name, value))
         else:
             words.append(_option(name, value if isinstance(value, list) else [value]))
     return " ".join(words)
@@ -59,13 +59,8 @@ def named(run_dir: Path) -> Path:
     return run_dir if run_dir.name not in ("", "..") else run_dir.resolve()
 
 
-def _switch(name: str, on: bool) -> str:
-    part, dot, own = name.replace("_", "-").rpartition(".")
-    return f"--{part}{dot}{'' if on else 'no-'}{own}"
-
-
 def _option(name: str, values: Sequence[object]) -> str:
-    flag = f"--{name.replace('_', '-')}"
+    option = flag(name)
     if len(values) == 1 and str(values[0]).startswith("-"):  # would be taken for a flag
-        return shlex.quote(f"{flag}={values[0]}")
-    return " ".join([flag, *(shlex.quote(str(value)) for value in values)])
+        return shlex.quote(f"{option}={values[0]}")
+    return " ".join([option, *(shlex.quote(str(value)) for value in values)])

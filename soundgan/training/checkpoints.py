@@ -26,6 +26,15 @@ def save_checkpoint(run_dir: Path, state: dict) -> None:
     )
 
 
+def refuse_changes(run_dir: Path, changes: list[str]) -> None:
+    """Raise UserError where constants of a checkpoint's training (`name old -> new`) differ."""
+    if changes:
+        raise UserError(
+            f"{run_dir} was trained with other values: {'; '.join(changes)}. Continue it with the "
+            "old ones, or start another run beside it with --run-name NAME."
+        )
+
+
 def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
     """The newest whole checkpoint of a run, or None where there is none.
 

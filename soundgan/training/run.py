@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from soundgan import config_io, dataset, models
 from soundgan.errors import UserError
 from soundgan.settings import Config
-from soundgan.training import distributed
+from soundgan.training import checkpoints, distributed
 from soundgan.training.random_state import random_state, seed_everything, set_random_state
 
 CRITIC_METRICS = ("critic_loss", "wasserstein", "gradient_penalty", "critic_grad_norm")
@@ -146,11 +146,7 @@ def refuse_changes(cfg: Config, classes: list[str], state: dict, needed: Sequenc
         gone = sorted(set(state["classes"]) - set(classes))
         added = sorted(set(classes) - set(state["classes"]))
         changes.append(f"classes (gone: {gone or 'none'}, new: {added or 'none'})")
-    if changes:
-        raise UserError(
-            f"{cfg.run_dir} was trained with other values: {'; '.join(changes)}. Continue it "
-            "with the old ones, or start another run beside it with --run-name NAME."
-        )
+    checkpoints.refuse_changes(cfg.run_dir, changes)
 
 
 def match_layout(optimiser: torch.optim.Optimizer) -> None:

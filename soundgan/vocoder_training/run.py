@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from soundgan.audio import Transform
 from soundgan.errors import Diverged, UserError
 from soundgan.settings import Config
+from soundgan.training import checkpoints
 from soundgan.training.random_state import random_state, seed_everything, set_random_state
 from soundgan.vocoder_training.losses import Losses
 from soundgan.vocoder_training.networks import build
@@ -120,8 +121,4 @@ def refuse_changes(options: Options, run_dir: Path, state: dict) -> None:
         for n in new
         if n not in MAY_CHANGE and old.get(n) != new[n]
     ]
-    if changes:
-        raise UserError(
-            f"{run_dir} was trained with other values: {'; '.join(changes)}. Continue it with "
-            "the old ones, or start another run beside it with --run-name NAME."
-        )
+    checkpoints.refuse_changes(run_dir, changes)

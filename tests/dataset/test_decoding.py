@@ -11,16 +11,6 @@ from soundgan import dataset
 from soundgan.config_io import change
 
 
-@pytest.fixture
-def long_file(tmp_path):
-    """A minute of rising tone at 44.1 kHz in one file that lies in no class folder."""
-    folder = tmp_path / "music"
-    folder.mkdir()
-    t = np.arange(60 * 44100) / 44100
-    soundfile.write(folder / "long.flac", 0.5 * np.sin(2 * np.pi * (200 * t + 20 * t**2)), 44100)
-    return folder
-
-
 def test_a_long_recording_becomes_consecutive_clips(long_file, tmp_path, monkeypatch):
     folders = {"data_dir": str(long_file), "output_dir": str(tmp_path / "out")}
     cfg = change(config.RECIPES["wavegan"], folders)
