@@ -16,7 +16,8 @@ from soundgan.settings import BASES, Config, parts_of
 OF_A_RUN = (  # constants that belong to the run: all others belong to the recipe
     *("data_dir", "output_dir", "run_name", "sample_every", "score_every", "score_clips"),
     *("checkpoint_every", "holdout", "holdout_dir", "seed", "device", "deterministic", "tf32"),
-    *("graph", "compile", "background", "decode_threads", "tensorboard", "dry_run"),
+    *("graph", "compile", "background", "decode_threads", "tensorboard", "init_from"),
+    "dry_run",
 )
 FREE = ("epochs", "vocoder", "generator.latent_spread")  # of a recipe, what may change
 MUST_MATCH = ("seed", "holdout", "holdout_dir")  # of a run, what may not

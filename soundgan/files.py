@@ -1,19 +1,23 @@
-"""Files that survive a crash: whole or not at all; and locks between processes.
+"""Files that survive a crash: whole or not at all; what may be opened and overwritten; locks.
 
 Nothing is overwritten in place: a new file is written beside the old one, flushed to the disk and
-renamed, so that a crash at any moment leaves a whole one.
+renamed, so that a crash at any moment leaves a whole one, and a link is replaced, not followed.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
+import re
+import secrets
 import shutil
+import stat
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from soundgan.errors import UserError
 
@@ -22,42 +26,148 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.soundgan-tmp")  # names of files and folders being written
+LOCK_TEXT = b"soundgan: a run's folder\n"  # content of a lock: the mark of a folder of ours
+DAY = 86_400  # s after which what is unfinished in a shared folder is nobody's work any more
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+def unfinished_beside(path: Path) -> Path:
+    """A name for what will be renamed to `path`: short, and of no other process or thread."""
+    return path.with_name(f".{secrets.token_hex(8)}.soundgan-tmp")
+
 
 def write_bytes(path: Path, content: bytes | memoryview, keep_as: str = "") -> None:
-    """Replace a file by a whole new one; the old one is kept under the name `keep_as`, if given."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # By process: two runs may write the page over all runs, or a shared cache, at the same time.
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(unfinished, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    if keep_as and path.exists():
-        os.replace(path, path.with_name(keep_as))
-    os.replace(unfinished, path)
+    """Replace a file by a whole new one; the old one is kept under the name `keep_as`, if given.
+
+    Raises OSError that names `path`, and leaves no half file.
+    """
+    unfinished = unfinished_beside(path)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(unfinished, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if keep_as and path.exists():
+                os.replace(path, path.with_name(keep_as))
+            os.replace(unfinished, path)
+        except BaseException:
+            with suppress(OSError):
+                unfinished.unlink()
+            raise
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Within it, an OSError that names no file (a full disk) or an unfinished one names `path`."""
+    try:
+        yield
+    except OSError as error:
+        known = error.filename is not None
+        if error.errno is None or (known and not UNFINISHED.search(os.fsdecode(error.filename))):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
-    """Replace a CSV file; characters that UTF-8 lacks (broken file names) are escaped."""
+    """Replace a CSV file; every cell is what `as_written` makes of it."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    write_bytes(path, as_written(text.getvalue()).encode())
+    csv.writer(text).writerows([[as_written(str(cell)) for cell in row] for row in rows])
+    write_bytes(path, text.getvalue().encode())
 
 
-def as_written(name: str) -> str:
-    """A name as `write_csv` leaves it."""
-    return name.encode(errors="backslashreplace").decode()
+def as_written(cell: str) -> str:
+    """A cell as `write_csv` leaves it.
+
+    Characters that UTF-8 lacks (broken file names) are escaped. A text that a spreadsheet would
+    take for a formula begins with an apostrophe, which makes it a text there.
+    """
+    cell = cell.encode(errors="backslashreplace").decode()
+    if not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill, which takes the place of `folder` when all is in it."""
-    unfinished = folder.with_name(f".{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    unfinished = unfinished_beside(folder)
+    with naming(folder):
+        unfinished.mkdir(parents=True)
+        try:
+            yield unfinished
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder to `NAME.old1`, `NAME.old2` ..., whichever is free; returns that."""
+    names = (path.with_name(f"{path.stem}.old{n}{path.suffix}") for n in range(1, 10**6))
+    kept = next(name for name in names if not os.path.lexists(name))
+    os.replace(path, kept)
+    return kept
+
+
+def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:
+    """Remove what a killed process left half written in `folder`, if it is `older_than` seconds.
+
+    Without an age, nothing else may be writing there.
+    """
+    with suppress(FileNotFoundError):
+        for entry in list(os.scandir(folder)):
+            if not UNFINISHED.fullmatch(entry.name):
+                continue
+            with suppress(FileNotFoundError):  # another process has finished or removed it
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime < older_than:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+
+
+def refuse_links(folder: Path, names: Sequence[str]) -> None:
+    """Raise UserError where one of these folders in a run's folder is a link.
+
+    Files are replaced and never written through a link; a folder that is a link would lead writing
+    and deleting elsewhere.
+    """
+    for name in names:
+        if (folder / name).is_symlink():
+            raise UserError(
+                f"{folder / name} is a link, and nothing is written through a link inside a run's "
+                "folder: put a folder there, or let --output-dir lie where the link leads."
+            )
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def is_regular(path: str | Path) -> bool:
+    """Whether `path` is, or links to, a regular file: a pipe or a device would never end."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):  # gone, a dangling link, a NUL in its name
+        return False
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; raises OSError that names it."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(0, "it is no regular file", str(path))
+    with naming(path):
+        return path.read_bytes()
 
 
 def stamp(path: str | Path) -> tuple[int | None, int | None]:
@@ -69,6 +179,20 @@ def stamp(path: str | Path) -> tuple[int | None, int | None]:
         return None, None
 
 
+def digest(content: object) -> str:
+    """32 hexadecimal digits (BLAKE2b) of bytes, or of an array as it lies in memory."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def digest_of_file(path: str | Path) -> str:
+    """`digest` of a file's content, read piece by piece."""
+    total = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            total.update(piece)
+    return total.hexdigest()
+
+
 # ---- locks --------------------------------------------------------------------------------------
 
 
@@ -76,18 +200,27 @@ def stamp(path: str | Path) -> tuple[int | None, int | None]:
 def locked(run_dir: Path) -> Iterator[None]:
     """Hold a run's folder; raises UserError while another process trains in it.
 
-    The system gives the lock back when a process ends, however it ends. Where there are no such
-    locks (Windows, some network drives), nothing is held.
+    Both the folder and its `.lock` are locked: a file that is deleted meanwhile frees nothing. The
+    system gives the lock back when a process ends, however it ends. Where there are no such locks
+    (Windows, some network drives), nothing is held.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / ".lock", "w") as file:
-        if not _takes(file):
+    refuse_links(run_dir, ("checkpoints", "samples", "tensorboard"))
+    with _lock_file(run_dir / ".lock") as file, ExitStack() as stack:
+        taken = _takes(file)
+        if taken and fcntl is not None:
+            with suppress(OSError):
+                folder = os.open(run_dir, os.O_RDONLY)
+                stack.callback(os.close, folder)
+                taken = _takes(folder)
+        if not taken:
             raise UserError(
                 f"Another process is training in {run_dir}: wait for it, stop it, or start a run "
                 "beside it with --run-name NAME."
             )
-        for stale in (*run_dir.glob("*.tmp"), *run_dir.glob("checkpoints/*.tmp")):  # of a kill
-            stale.unlink(missing_ok=True)
+        for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
+            remove_unfinished(folder)  # of a kill
+        remove_unfinished(run_dir.parent, older_than=DAY)  # where other runs may be writing
         yield
 
 
@@ -96,7 +229,7 @@ def in_turn(path: Path, waiting: str) -> Iterator[None]:
     """Hold a lock file; while another process has it, say `waiting` and wait. Where there are no
     locks (see `locked`), nothing is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
+    with _lock_file(path) as file:
         if not _takes(file):
             print(waiting, flush=True)
             with suppress(OSError):
@@ -104,7 +237,26 @@ def in_turn(path: Path, waiting: str) -> Iterator[None]:
         yield
 
 
-def _takes(file: IO[str]) -> bool:
+@contextmanager
+def _lock_file(path: Path) -> Iterator[int]:
+    """The descriptor of a file that holds LOCK_TEXT; raises UserError where it is a link."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        file = os.open(path, flags, 0o644)
+    except OSError as error:
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, and no lock: remove it.") from error
+        raise
+    try:
+        if os.fstat(file).st_size == 0:
+            with suppress(OSError):  # a full disk: it locks all the same
+                os.write(file, LOCK_TEXT)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _takes(file: int) -> bool:
     """Lock a file unless another process has it; true also where there are no locks."""
     if fcntl is not None:
         try:

@@ -350,6 +350,9 @@ class Config(Checked):
     """Threads that decode files the first time; 0: one a processor core."""
     tensorboard: bool
     """Also write TensorBoard events (scalars, pictures, sounds) into RUN/tensorboard."""
+    init_from: str = ""
+    """Folder of another run, from whose networks a new run starts: weights, average and
+    standardisation; classes may differ. A run that is continued has its own."""
     dry_run: bool = False
     """Check data, vocoder, memory and one step, say what a run would do and take, write nothing."""
 

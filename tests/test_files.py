@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -85,13 +86,81 @@ def test_a_run_is_held_by_one_process_at_a_time(tmp_path):
 
 def test_what_a_kill_left_unfinished_goes(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    left = [tmp_path / "log.csv.7.tmp", tmp_path / "checkpoints" / "last.pt.7.tmp"]
-    for path in left:
+    left = [files.unfinished_beside(tmp_path / "x"), tmp_path / "checkpoints" / "x"]
+    left[1] = files.unfinished_beside(left[1])
+    own = [tmp_path / "log.csv", tmp_path / "notes.tmp"]
+    for path in left + own:
         path.write_bytes(b"")
-    (tmp_path / "log.csv").write_bytes(b"")
     with files.locked(tmp_path):
         assert not any(path.exists() for path in left)
-        assert (tmp_path / "log.csv").exists()
+        assert all(path.exists() for path in own)
+
+
+def test_what_is_unfinished_beside_the_runs_goes_after_a_day(tmp_path):
+    new, old = (files.unfinished_beside(tmp_path / "index.html") for _ in range(2))
+    for path in (new, old):
+        path.write_bytes(b"")
+    os.utime(old, (time.time() - files.DAY - 60,) * 2)
+    with files.locked(tmp_path / "run"):
+        assert new.exists()
+        assert not old.exists()
+
+
+@needs_locks
+def test_a_deleted_lock_frees_nothing(tmp_path):
+    run, refused = tmp_path / "run", pytest.raises(UserError, match="Another process")
+    with files.locked(run):
+        (run / ".lock").unlink()
+        with refused, files.locked(run):
+            pass
+
+
+def test_links_in_a_run_are_not_followed(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    other.write_bytes(b"mine")
+    for name in (".lock", "log.csv"):
+        (run / name).symlink_to(other)
+    files.write_bytes(run / "log.csv", b"new")
+    with pytest.raises(UserError, match=r"\.lock is a link"), files.locked(run):
+        pass
+    (run / ".lock").unlink()
+    (run / "checkpoints").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="checkpoints is a link"), files.locked(run):
+        pass
+    assert other.read_bytes() == b"mine"
+    assert (run / "log.csv").read_bytes() == b"new"
+
+
+def test_an_error_that_names_no_file_names_the_one_that_was_meant(tmp_path, monkeypatch):
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left") as caught:
+        files.write_bytes(tmp_path / "scores.json", b"after")
+    assert caught.value.filename == str(tmp_path / "scores.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_is_a_text_also_for_a_spreadsheet(tmp_path):
+    cells = ["=1+1", "+a", "-b", "@c", "-0.5", "1e-3", "a=b"]
+    files.write_csv(tmp_path / "a.csv", [cells])
+    assert (tmp_path / "a.csv").read_text() == "'=1+1,'+a,'-b,'@c,-0.5,1e-3,a=b\n"
+
+
+def test_what_is_set_aside_takes_no_name_that_is_taken(tmp_path):
+    for name in ("log.csv", "log.old1.csv"):
+        (tmp_path / name).write_text(name)
+    assert files.set_aside(tmp_path / "log.csv") == tmp_path / "log.old2.csv"
+    assert (tmp_path / "log.old2.csv").read_text() == "log.csv"
+
+
+def test_a_pipe_is_no_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert not files.is_regular(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        files.read_bytes(tmp_path / "pipe")
 
 
 def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):

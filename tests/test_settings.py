@@ -63,7 +63,7 @@ def test_a_run_states_all_of_its_constants_in_config_py():
     """The rest of Config is the recipe's; --dry-run has its place on the command line alone."""
     recipe = {"recipe", "epochs", "batch_size", "balance", "conditional", "vocoder"}
     recipe |= set(parts_of(config.RECIPES["best"]))
-    assert set(config.RUN) == set(config_io.OF_A_RUN) - {"dry_run"}
+    assert set(config.RUN) == set(config_io.OF_A_RUN) - {"dry_run", "init_from"}
     assert set(names_of(Config)) == recipe | set(config_io.OF_A_RUN)
 
 
@@ -154,7 +154,7 @@ def test_what_makes_another_training(default):
     """The recipe and the seed; not where, how often and how long."""
     free = {
         *("data_dir", "output_dir", "run_name", "sample_every", "checkpoint_every", "device"),
-        *("deterministic", "tf32", "decode_threads", "dry_run", *config_io.FREE),
+        *("deterministic", "tf32", "decode_threads", "dry_run", "init_from", *config_io.FREE),
         *("score_every", "score_clips", "tensorboard", "background", "compile", "graph"),
     }
     a = config_io.flat(default)

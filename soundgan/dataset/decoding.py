@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from soundgan import files
 from soundgan.audio import files as audio_files
 from soundgan.audio.files import BadClip
 from soundgan.audio.transform import Transform
@@ -36,6 +37,7 @@ class Clips:
     numbers: list[int]  # N numbers of the clip within its file, 0 where only its beginning is used
     seconds: list[float]  # N durations: of the file, or of the clip where files are cut into many
     rates: list[int]  # N sample rates of the files (Hz)
+    digests: list[str]  # N checksums of the decoded clips: equal ones are one sound
     left_out: list[tuple[str, str]]  # (path below root, reason)
     root: str
     fingerprint: str  # of the files that were found, usable or not
@@ -85,7 +87,7 @@ class Decoded:
 
 def decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object]) -> Clips:
     """Decode in parallel, in order; hand each usable clip `(*cfg.shape)` float32 to `keep`."""
-    clips = Clips(None, [], [], [], [], [], [], list(found.left_out), str(found.root), "")
+    clips = Clips(None, [], [], [], [], [], [], [], list(found.left_out), str(found.root), "")
     parts = plan(cfg, found)
     with progress(len(parts), "part", desc="Decoding", disable=not parts) as bar:
         for part, result in _decode_in_order(cfg, found, parts):
@@ -100,6 +102,7 @@ def decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object]) 
                     clips.left_out.append((where, audio_files.SILENT))
                     continue
                 keep(clip)
+                clips.digests.append(files.digest(np.ascontiguousarray(clip)))
                 clips.files.append(part.name)
                 clips.numbers.append(part.first + number)
                 clips.rates.append(result.rate)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
 from pathlib import Path
 
-import torch
-
-from soundgan import files
+from soundgan import tensor_files
 from soundgan.errors import UserError
 
 
@@ -19,11 +15,7 @@ def save_checkpoint(run_dir: Path, state: dict) -> None:
     `state`: tensors and plain values, which `torch.load(weights_only=True)` knows. Raises OSError
     where it cannot be written; the checkpoints that there are stay whole.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    files.write_bytes(
-        run_dir / "checkpoints" / "last.pt", buffer.getbuffer(), keep_as="previous.pt"
-    )
+    tensor_files.write(run_dir / "checkpoints" / "last.pt", state, keep_as="previous.pt")
 
 
 def refuse_changes(run_dir: Path, changes: list[str]) -> None:
@@ -46,18 +38,12 @@ def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
     folder = run_dir / "checkpoints"
     damaged: list[Path] = []
     for path in (folder / "last.pt", folder / "previous.pt"):
-        if not path.exists():
-            continue
-        content = path.read_bytes()
         try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load looks at no checksum
-                if archive.testzip() is not None:
-                    raise ValueError("a checksum differs")
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file fails in whatever way it likes
-            print(f"{path} is damaged ({type(error).__name__}: {error}).")
+            state = tensor_files.read(path)
+        except FileNotFoundError:
+            continue
+        except tensor_files.Damaged as reason:
+            print(f"{path} is damaged ({reason}).")
             damaged.append(path)
             continue
         for broken in damaged if put_aside else ():

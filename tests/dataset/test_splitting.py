@@ -23,7 +23,19 @@ def clips_of(files: list[str]) -> dataset.Clips:
     labels = [classes.index(name.partition("/")[0]) for name in files]
     ones = [1] * len(files)
     numbers = [files[:i].count(name) for i, name in enumerate(files)]
-    return dataset.Clips(None, labels, classes, files, numbers, ones, ones, [], "/sounds", "")
+    return dataset.Clips(
+        None,
+        labels,
+        classes,
+        files,
+        numbers,
+        ones,
+        ones,
+        list(map(str, range(len(labels)))),
+        [],
+        "/sounds",
+        "",
+    )
 
 
 def held_out(cfg: Config, files: list[str]) -> list[str]:

@@ -134,7 +134,7 @@ def test_where_work_is_done(small: Config, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(recorder, "WorkerProcess", lambda *_: ways.append("apart"))
     monkeypatch.setattr(recorder, "InProcess", lambda *_: ways.append("at once"))
     split = dataset.Split(np.arange(18), [], "")
-    clips = dataset.Clips(None, [], [], [], [], [], [], [], "", "")
+    clips = dataset.Clips(None, [], [], [], [], [], [], [], [], "", "")
     for chosen in ("auto", "on", "off"):
         for device in ("cuda", "cpu"):
             cfg = change(small, {"background": chosen})

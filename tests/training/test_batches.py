@@ -290,7 +290,7 @@ from soundgan import dataset
 from soundgan.config_io import change
 from soundgan.training.batches import Batches
 data = np.zeros((64, 1, 80, 352), np.float32)
-clips = dataset.Clips(data, [0] * 64, ["a"], [], [], [], [], [], "", "")
+clips = dataset.Clips(data, [0] * 64, ["a"], [], [], [], [], [], [], "", "")
 cfg = change(config.RECIPES["sn-wgan-gp"], {"batch_size": 2})
 coming = Batches(clips, np.arange(64), cfg, torch.device("cpu")).epoch(0)
 next(coming)

@@ -54,7 +54,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, mo
     def full(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(checkpoints.torch, "load", full)
+    monkeypatch.setattr(checkpoints.tensor_files.torch, "load", full)
     with pytest.raises(MemoryError):
         load_checkpoint(tmp_path)
     assert (tmp_path / "checkpoints" / "last.pt").exists()
