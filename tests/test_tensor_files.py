@@ -64,5 +64,5 @@ def test_a_file_without_checksum_is_read_unless_an_entry_is_hidden(path):
 
 def test_code_is_not_loaded(path):
     torch.save({"a": print}, path)
-    with pytest.raises(tensor_files.Damaged, match="weights_only|Weights only"):
+    with pytest.raises(tensor_files.Damaged, match=r"weights_only|Weights only"):
         tensor_files.read(path)
