@@ -6,6 +6,7 @@ renamed, so that a crash at any moment leaves a whole one, and a link is replace
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -168,6 +169,34 @@ def read_bytes(path: Path) -> bytes:
         raise OSError(0, "it is no regular file", str(path))
     with naming(path):
         return path.read_bytes()
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """Rows of a CSV file as `write_csv` or a spreadsheet leaves it; empty ones are left out.
+
+    UTF-8, UTF-16 or Windows-1252; cells apart by commas, semicolons or tabs. Raises OSError where
+    it is no regular file, ValueError where its quotes do not close.
+    """
+    text = _decoded(read_bytes(path))
+    if text.lower().startswith("sep="):  # a line of Excel's own
+        text = text.partition("\n")[2]
+    apart = max(",;\t", key=text.partition("\n")[0].count)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=apart, strict=True))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    return [row for row in rows if any(row)]
+
+
+def _decoded(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    if content[1:200:2].count(0) * 2 > len(content[1:200:2]):
+        return content.decode("utf-16-le", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
 
 
 def stamp(path: str | Path) -> tuple[int | None, int | None]:

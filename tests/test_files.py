@@ -45,6 +45,34 @@ def test_a_csv_file_holds_names_that_are_no_text(tmp_path):
     assert files.as_written(name) == "caf\\udce9.wav"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        'file,clip\r\n"ü, a.wav",0\r\n'.encode(),
+        'file,clip\n"ü, a.wav",0'.encode("utf-8-sig"),
+        "file;clip\r\nü, a.wav;0\r\n\r\n".encode("cp1252"),
+        "file\tclip\r\nü, a.wav\t0\r\n".encode("utf-16"),
+        "\ufefffile\tclip\r\nü, a.wav\t0\r\n".encode("utf-16-be"),
+        "file;clip\r\nü, a.wav;0\r\n".encode("utf-16-le"),
+        "sep=;\r\nfile;clip\r\nü, a.wav;0\r\n".encode(),
+    ],
+)
+def test_a_csv_file_is_read_as_spreadsheets_leave_it(content, tmp_path):
+    (tmp_path / "a.csv").write_bytes(content)
+    assert files.read_csv(tmp_path / "a.csv") == [["file", "clip"], ["ü, a.wav", "0"]]
+
+
+def test_what_is_no_csv_file_says_so(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'file,clip\n"a.wav,0\n')
+    with pytest.raises(ValueError, match="unexpected end"):
+        files.read_csv(tmp_path / "a.csv")
+    os.mkfifo(tmp_path / "b.csv")
+    with pytest.raises(OSError, match="no regular file"):
+        files.read_csv(tmp_path / "b.csv")
+    (tmp_path / "c.csv").write_bytes(b"")
+    assert files.read_csv(tmp_path / "c.csv") == []
+
+
 def test_a_folder_is_filled_before_it_takes_the_place_of_the_old_one(tmp_path):
     folder = tmp_path / "epoch_0002"
     with files.whole_folder(folder) as inside:
