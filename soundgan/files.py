@@ -29,6 +29,8 @@ except ImportError:  # Windows
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.soundgan-tmp")  # names of files and folders being written
 LOCK_TEXT = b"soundgan: a run's folder\n"  # content of a lock: the mark of a folder of ours
+GENERATED_MARK = ".soundgan"  # a file in a folder of generated sounds, which are no data,
+GENERATED_TEXT = b"soundgan: generated sounds\n"  # and what is in it
 DAY = 86_400  # s after which what is unfinished in a shared folder is nobody's work any more
 
 
@@ -40,10 +42,14 @@ def unfinished_beside(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(8)}.soundgan-tmp")
 
 
-def write_bytes(path: Path, content: bytes | memoryview, keep_as: str = "") -> None:
+def write_bytes(
+    path: Path, content: bytes | memoryview, keep_as: str = "", durable: bool = True
+) -> None:
     """Replace a file by a whole new one; the old one is kept under the name `keep_as`, if given.
 
-    Raises OSError that names `path`, and leaves no half file.
+    `durable`: wait until it is on the disk, which a crash of the whole machine calls for; hundreds
+    of sounds and pictures would take long. Raises OSError that names `path`, and leaves no half
+    file.
     """
     unfinished = unfinished_beside(path)
     with naming(path):
@@ -51,8 +57,9 @@ def write_bytes(path: Path, content: bytes | memoryview, keep_as: str = "") -> N
         try:
             with open(unfinished, "xb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             if keep_as and path.exists():
                 os.replace(path, path.with_name(keep_as))
             os.replace(unfinished, path)
