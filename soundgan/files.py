@@ -184,7 +184,7 @@ def read_csv(path: Path) -> list[list[str]]:
     UTF-8, UTF-16 or Windows-1252; cells apart by commas, semicolons or tabs. Raises OSError where
     it is no regular file, ValueError where its quotes do not close.
     """
-    text = _decoded(read_bytes(path))
+    text = decoded(read_bytes(path))
     if text.lower().startswith("sep="):  # a line of Excel's own
         text = text.partition("\n")[2]
     apart = max(",;\t", key=text.partition("\n")[0].count)
@@ -195,7 +195,8 @@ def read_csv(path: Path) -> list[list[str]]:
     return [row for row in rows if any(row)]
 
 
-def _decoded(content: bytes) -> str:
+def decoded(content: bytes) -> str:
+    """Text in UTF-8, UTF-16 or Windows-1252; what is none of these is shown as such."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", "replace")
     if content[1:200:2].count(0) * 2 > len(content[1:200:2]):
@@ -204,15 +205,6 @@ def _decoded(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("cp1252", "replace")
-
-
-def stamp(path: str | Path) -> tuple[int | None, int | None]:
-    """Size and time of a file, which tell whether it is still the same."""
-    try:
-        stat = os.stat(path)
-        return stat.st_size, stat.st_mtime_ns
-    except OSError:  # a dangling link: it will be left out with this as its reason
-        return None, None
 
 
 def digest(content: object) -> str:
@@ -271,6 +263,13 @@ def in_turn(path: Path, waiting: str) -> Iterator[None]:
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock file if no other process has it; yields whether it is held."""
+    with _lock_file(path) as file:
+        yield _takes(file)
 
 
 @contextmanager
