@@ -18,12 +18,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from soundgan import config_io, console
+from soundgan import config_io, console, run_folder
+from soundgan.command_line import expanded_path
+from soundgan.errors import UserError
 from soundgan.evaluation.finished_run import score_run
 from soundgan.evaluation.scores import table
 from soundgan.models.loading import load_run
 from soundgan.report.page import write_pages
 from soundgan.training.devices import explain_memory
+
+MOST_SOUNDS = 1000  # a class: all of them are in memory at once
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Options:
     weights: Literal["last", "best"] = "last"
     """Which weights to score."""
     count: int = 0
-    """Sounds a class to generate; 0: as many as the run says (score_clips)."""
+    """Sounds a class to generate, 2 to 1000; 0: as many as the run says (score_clips)."""
     vocoder: str = ""
     """Hub name or folder of a HiFi-GAN or BigVGAN v2, or griffin-lim; empty: the run's own."""
     latent_spread: float = 0.0
@@ -52,12 +56,17 @@ def evaluate(options: Options) -> dict:
     """Score a run, write its scores.json and page; returns the scores. Raises UserError."""
     import config  # noqa: F401 -- every kind of part; here, as in train.py
 
-    run_dir = Path(options.run).resolve()  # "." has no name
+    if options.count and not 2 <= options.count <= MOST_SOUNDS:
+        raise UserError(
+            f"--count {options.count}: must be from 2 to {MOST_SOUNDS} sounds a class, or 0 for as "
+            "many as the run says."
+        )
+    run_dir = Path(expanded_path(options.run)).resolve()  # "." has no name
     cfg, classes, generator = load_run(run_dir, options.weights)
     given = {
-        "data_dir": options.data_dir,
-        "holdout_dir": options.holdout_dir,
-        "vocoder": options.vocoder,
+        "data_dir": expanded_path(options.data_dir) or _sounds_of(run_dir, cfg.data_dir),
+        "holdout_dir": expanded_path(options.holdout_dir),
+        "vocoder": expanded_path(options.vocoder),
         "device": options.device,
         "generator.latent_spread": options.latent_spread,
         "score_clips": options.count,
@@ -71,6 +80,11 @@ def evaluate(options: Options) -> dict:
     return scores
 
 
+def _sounds_of(run_dir: Path, data_dir: str) -> str:
+    """Where the sounds of a run are now, which was trained on `data_dir`."""
+    return run_folder.own_data(run_dir, data_dir, named=["holdout_dir"]).get("data_dir", "")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     with console.friendly() as outcome:
@@ -78,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with explain_memory("generate fewer sounds with --count"):
             scores = evaluate(options)
         print(table(scores))
-        print(f"Written to {Path(options.run) / 'scores.json'}")
+        print(f"Written to {Path(expanded_path(options.run)) / 'scores.json'}")
     return outcome.code
 
 

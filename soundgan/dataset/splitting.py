@@ -1,17 +1,21 @@
 """Which clips are trained on, and which are held out to score against.
 
 Scores need real clips that the networks never saw. Takes of one recording resemble each other far
-more than two recordings do, so whole sources are held out wherever the names say what they are.
+more than two recordings do, so whole sources are held out wherever the names say what they are, and
+clips of which one is a copy of the other lie on one side. What a run holds out stands in its
+`held_out.csv`, and in its checkpoint; `config.json` keeps their number and a checksum.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,10 @@ from soundgan.settings import Config
 
 HOLD_OUT_FROM = 20  # clips of a class from which on some of them are held out
 HELD_OUT_AT_MOST = 0.25  # of a class, where whole sources make it more than was asked for
+
+NAME = "held_out.csv"  # the list in a run's folder
+COLUMNS = ("file", "clip", "source")
+Row = tuple[str, int, str]  # of that list: names as `_cell` leaves them; "": not the whole source
 
 # Forms of file names (without extension) that say where a clip was cut from, in this order; `s` is
 # the source. The last one is any name that ends in a counter.
@@ -43,6 +51,7 @@ class Recording:
     path: Path
     number: int  # of the clip within the file
     label: int
+    digest: str = ""  # checksum of the decoded clip
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,16 @@ class Split:
     training: np.ndarray  # indices into the clips, rising
     held_out: list[Recording]
     said: str  # one sentence: how many, by what rule
+    record: list[Row] = field(default_factory=list)  # rows of held_out.csv
 
 
 def recordings(clips: Clips, rows: Iterable[int]) -> list[Recording]:
     """Where the clips of these rows came from."""
     root = Path(clips.root)
-    return [Recording(root / clips.files[i], clips.numbers[i], clips.labels[i]) for i in rows]
+    return [
+        Recording(root / clips.files[i], clips.numbers[i], clips.labels[i], clips.digests[i])
+        for i in rows
+    ]
 
 
 def source_in_name(name: str) -> str:
@@ -66,6 +79,7 @@ def source_in_name(name: str) -> str:
     The class's own name is no part of it: `7/7_jackson_32.wav` and `8/8_jackson_5.wav` have one
     speaker.
     """
+    name = unicodedata.normalize("NFC", name)
     stem = os.path.splitext(name.rpartition("/")[2])[0]
     match = next(filter(None, (form.fullmatch(stem) for form in SOURCES)), None)
     if match is None:
@@ -76,7 +90,15 @@ def source_in_name(name: str) -> str:
 
 def source_in_folder(name: str) -> str:
     """Folders between class and file, such as one a speaker or a fold; "" where there are none."""
-    return "/".join(name.split("/")[1:-1])
+    return "/".join(unicodedata.normalize("NFC", name).split("/")[1:-1])
+
+
+def file_itself(name: str) -> str:
+    """The file as a source of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
+# ---- the rule -----------------------------------------------------------------------------------
 
 
 def hold_out(cfg: Config, clips: Clips) -> np.ndarray:
@@ -84,131 +106,346 @@ def hold_out(cfg: Config, clips: Clips) -> np.ndarray:
 
     Sources are taken whole, in an order that depends on their names alone: sub-folders of the class
     folders where there are some, else what the file names say, else single files; in consecutive
-    clips of few long files, the end of the class. A source that would take more than a quarter of a
-    class is passed over. Classes of fewer than 20 clips are left whole.
+    clips of few long files, the end of the class. Clips that are copies of each other are of one
+    source. A source that would take more than a quarter of a class is passed over. Classes of fewer
+    than 20 clips are left whole.
     """
     labels = np.array(clips.labels, int)
     sizes = np.bincount(labels, minlength=len(clips.classes))
     wanted = np.where(sizes >= HOLD_OUT_FROM, np.ceil(cfg.holdout * sizes), 0).astype(int)
     most = np.maximum(wanted, (HELD_OUT_AT_MOST * sizes).astype(int))
-    held = np.zeros(len(clips), bool)
-    for source_of in (source_in_folder, source_in_name, str):
-        taken = np.bincount(labels[held], minlength=len(sizes))
+    held, taken = np.zeros(len(clips), bool), np.zeros(len(sizes), int)
+
+    def hold(rows: list[int]) -> None:
+        """Hold these out, unless that would be too much of a class."""
+        more = np.bincount(labels[rows], minlength=len(sizes))
+        if (taken + more <= most).all():
+            held[rows] = True
+            taken[:] += more
+
+    for source_of in (source_in_folder, source_in_name, file_itself):
         open_classes = (taken == 0) & (wanted > 0)  # those no coarser rule could serve
         if not open_classes.any():
             break
-        sources: dict[str, list[int]] = {}
-        for index, name in enumerate(clips.files):
-            if not held[index]:
-                sources.setdefault(source_of(name), []).append(index)
-        for source in sorted(sources, key=_order):
+        for rows in _sources(source_of, clips, held):
             lacking = open_classes & (taken < wanted)
             if not lacking.any():
                 break
-            counts = np.bincount(labels[sources[source]], minlength=len(sizes))
-            if source and (lacking & (counts > 0)).any() and (taken + counts <= most).all():
-                held[sources[source]] = True
-                taken += counts
-    for label in np.flatnonzero(wanted * (np.bincount(labels[held], minlength=len(sizes)) == 0)):
-        held[np.flatnonzero(labels == label)[-wanted[label] :]] = True  # one file of many clips
+            if lacking[labels[rows]].any():
+                hold(rows)
+    copies = _rows_of(clips.digests)
+    for label in np.flatnonzero((taken == 0) & (wanted > 0)):  # one file of many clips: its end
+        for row in np.flatnonzero(labels == label)[::-1]:
+            if taken[label] >= wanted[label]:
+                break
+            if not held[row]:
+                hold(copies[clips.digests[row]])
     return held
+
+
+def _sources(source_of: Callable[[str], str], clips: Clips, held: np.ndarray) -> list[list[int]]:
+    """Rows of each source that has a name, but for those held already, in the order to take them.
+
+    Sources that have a copy of one clip in them are one.
+    """
+    head: dict[tuple, tuple] = {}  # a forest: names of sources and digests of clips that are linked
+
+    def root(node: tuple) -> tuple:
+        while head.setdefault(node, node) != node:
+            head[node] = head[head[node]]
+            node = head[node]
+        return node
+
+    free = np.flatnonzero(~held).tolist()
+    names = {row: source_of(clips.files[row]) for row in free}
+    for row in free:
+        if names[row]:
+            head[root(("digest", clips.digests[row]))] = root(("source", names[row]))
+    order: dict[tuple, str] = {}
+    for name in set(names.values()) - {""}:
+        unit = root(("source", name))
+        order[unit] = min(order.get(unit, _order(name)), _order(name))
+    rows: dict[tuple, list[int]] = {unit: [] for unit in order}
+    for row in free:
+        unit = root(("digest", clips.digests[row]))
+        if unit in rows:  # not one of a source without a name
+            rows[unit].append(row)
+    return [rows[unit] for unit in sorted(rows, key=order.__getitem__)]
 
 
 def _order(source: str) -> str:
     return hashlib.sha256(source.encode(errors="surrogateescape")).hexdigest()
 
 
-def split(cfg: Config, clips: Clips, known: bool, keep: bool = True) -> Split:
+def _rows_of(digests: Sequence[str]) -> dict[str, list[int]]:
+    """Rows of the clips that are one sound, by its digest."""
+    rows: dict[str, list[int]] = {}
+    for row, digest in enumerate(digests):
+        rows.setdefault(digest, []).append(row)
+    return rows
+
+
+# ---- the split ----------------------------------------------------------------------------------
+
+
+def split(
+    cfg: Config,
+    clips: Clips,
+    known: bool,
+    keep: bool = True,
+    saved: Sequence[Sequence] | None = None,
+) -> Split:
     """Part the clips into those to train on and those to score against.
 
-    With `known`, the run's own `held_out.csv` decides, and clips that came later are trained on
-    unless their source is held out: what was trained on once is never scored against. Without, that
-    list is written (`keep`). Raises UserError where less than a batch is left to train on, or
-    too little to score against.
+    With `known`, the run's own list decides: `saved`, where its checkpoint has one, else
+    `held_out.csv`. Clips that came later are trained on unless their source, or a copy of them, is
+    held out: what was trained on once is never scored against. Without `known`, the rule decides.
+    The list is written where it differs (`keep`). Raises UserError where the list is lost, less
+    than a batch is left to train on, or too little to score against.
     """
-    record = cfg.run_dir / "held_out.csv"
-    if cfg.holdout_dir:
-        apart = _from_folder(cfg, clips.classes, keep)
-        said = f"{len(apart)} clips of {cfg.holdout_dir} are for scoring only."
-        return _enough(cfg, clips, Split(np.arange(len(clips)), apart, said))
-    sources = [source_in_name(name) for name in clips.files]
-    own = list(zip(clips.files, clips.numbers, sources))
+    rows = _rows(clips)
     if known:
-        pairs, whole = _read_held_out(record)
-        held = [
-            (files.as_written(name), number) in pairs or files.as_written(source) in whole
-            for name, number, source in own
-        ]
-        mask = np.array(held, bool)
+        record, sound, notes = _recall(cfg, clips, saved)
+        mask = _listed(record, rows, clips.digests, sound)
+        gone = _released(record, rows, mask)
+        record = [row for row in record if row[:2] not in gone]
+        if gone:
+            notes.append(
+                f"{len(gone)} clips that this run had held out are copies of clips it trained on "
+                f"(such as {min(gone)[0]}): they are trained on from now on."
+            )
     else:
-        mask = hold_out(cfg, clips)
-    apart = recordings(clips, np.flatnonzero(mask))
-    rest = {sources[i] for i in np.flatnonzero(~mask)}
-    if keep and not known:
-        listed = [own[i] for i in np.flatnonzero(mask)]
-        # A source is named where all of it is held out: then what comes of it later is, too.
-        rows = [(name, number, s if s not in rest else "") for name, number, s in listed]
-        files.write_csv(record, [("file", "clip", "source"), *rows])
-    said = _said(cfg, {sources[i] for i in np.flatnonzero(mask)}, rest, mask, known)
-    return _enough(cfg, clips, Split(np.flatnonzero(~mask), apart, said))
+        mask = np.zeros(len(clips), bool) if cfg.holdout_dir else hold_out(cfg, clips)
+        record, notes = _record(rows, mask), []
+    training = np.flatnonzero(~mask)
+    if cfg.holdout_dir:
+        apart, said = _from_folder(cfg, clips, training, keep)
+    else:
+        apart = recordings(clips, np.flatnonzero(mask))
+        said = _said(cfg, clips, rows, mask, record if known else None)
+    parts = _enough(cfg, clips, Split(training, apart, said, record), known)
+    for note in notes:
+        print(note, flush=True)
+    if keep:
+        _write(cfg.run_dir / NAME, record)
+    return parts
 
 
-def _enough(cfg: Config, clips: Clips, parts: Split) -> Split:
+def _rows(clips: Clips) -> list[Row]:
+    """What the list would say of each clip."""
+    sources = [source_in_name(name) for name in clips.files]
+    return [(_cell(f), n, _cell(s)) for f, n, s in zip(clips.files, clips.numbers, sources)]
+
+
+def _cell(name: str) -> str:
+    """A name as the list has it: in one Unicode form, and what `files.write_csv` makes of it."""
+    return files.as_written(unicodedata.normalize("NFC", name))
+
+
+def _record(rows: list[Row], mask: np.ndarray) -> list[Row]:
+    """The list; a source is named where all of it is held out: what comes of it later is, too."""
+    rest = {rows[i][2] for i in np.flatnonzero(~mask)}
+    held = [rows[i] for i in np.flatnonzero(mask)]
+    return [(name, number, source if source not in rest else "") for name, number, source in held]
+
+
+def _listed(record: list[Row], rows: list[Row], digests: Sequence[str], sound: bool) -> np.ndarray:
+    """Which clips a run's list holds out, as a mask; no sound is on both sides.
+
+    `sound`: whether the list was made so. Then a copy of a listed clip came later, and is held out;
+    else it may have been trained on, and neither is.
+    """
+    clips, sources = {row[:2] for row in record}, {row[2] for row in record} - {""}
+    listed = np.array([row[:2] in clips for row in rows], bool)
+    copies = {digests[i] for i in np.flatnonzero(listed)} if sound else set()
+    mask = np.array([row[2] in sources or d in copies for row, d in zip(rows, digests)], bool)
+    mask |= listed
+    trained = {digests[i] for i in np.flatnonzero(~mask)}
+    return mask & np.array([digest not in trained for digest in digests], bool)
+
+
+def _released(record: list[Row], rows: list[Row], mask: np.ndarray) -> set[tuple[str, int]]:
+    """Clips (file, number) of the list that are not held out any more."""
+    return {row[:2] for row in record} & {rows[i][:2] for i in np.flatnonzero(~mask)}
+
+
+def _enough(cfg: Config, clips: Clips, parts: Split, known: bool) -> Split:
+    """The split itself; raises UserError where there is too little on one side."""
+    if not len(clips):
+        raise UserError(f"No usable clip below {clips.root}: {_reasons(clips)} (--data-dir).")
     if len(parts.held_out) == 1:
-        raise UserError(
-            "One clip is held out, and the scores need two at least: hold out more (--holdout 0.1, "
-            "or --holdout-dir FOLDER), or none (--holdout 0)."
-        )
+        if cfg.holdout_dir:
+            what = f"{cfg.holdout_dir} has one clip to score against"
+            mend = "bring more, or name another folder (--holdout-dir FOLDER)"
+        elif known:
+            what = f"Of {len(parts.record)} clips that this run held out, one is below {clips.root}"
+            mend = "bring the others back, or name the folder they are in (--data-dir FOLDER)"
+        else:
+            what = "One clip is held out"
+            mend = "hold out more (--holdout 0.1, or --holdout-dir FOLDER), or none (--holdout 0)"
+        raise UserError(f"{what}, and the scores need two at least: {mend}.")
     if (count := len(parts.training)) >= cfg.batch_size:
         return parts
     apart = f" ({len(clips) - count} more are held out, --holdout 0)" if count < len(clips) else ""
+    lower = f", or lower batch_size (--batch-size {count})" if count else ""
+    usable = "1 usable clip" if count == 1 else f"{count} usable clips"
+    left = f"; of {len(clips.left_out)} left out: {_reasons(clips)}" if clips.left_out else ""
     raise UserError(
-        f"{count} usable clips below {clips.root}{apart} are fewer than one batch of "
-        f"{cfg.batch_size}: bring more sounds, or lower batch_size "
-        f"(--batch-size {max(1, count)})."
+        f"{usable} to train on below {clips.root}{apart}, and a batch is of {cfg.batch_size}: "
+        f"bring more sounds{lower}{left}."
     )
 
 
-def _said(cfg: Config, held: set[str], rest: set[str], mask: np.ndarray, known: bool) -> str:
-    """One sentence about what is held out; `held`, `rest`: sources of what is and what is not."""
+def _reasons(clips: Clips) -> str:
+    """Why files were left out, the commonest reasons with an example each."""
+    counts = Counter(reason for _, reason in clips.left_out).most_common(3)
+    example = {reason: name for name, reason in reversed(clips.left_out)}
+    return "; ".join(f"{n} x {why} (such as {example[why]})" for why, n in counts) or "no file"
+
+
+def _said(
+    cfg: Config, clips: Clips, rows: list[Row], mask: np.ndarray, record: list[Row] | None
+) -> str:
+    """One sentence about what is held out; `record`: the list of a run that is continued."""
     if not mask.any():
-        why = "holdout = 0" if not cfg.holdout else f"no class has {HOLD_OUT_FROM} clips"
-        why = "this run trained on all of them" if known else why
+        sizes = np.bincount(clips.labels, minlength=1)
+        why = (
+            f"no class has {HOLD_OUT_FROM} clips"
+            if sizes.max() < HOLD_OUT_FROM
+            else ("too many clips are copies of each other")
+        )
+        why = why if cfg.holdout else "holdout = 0"
+        if record is not None:
+            gone = f"the {len(record)} that this run held out are not there any more"
+            why = gone if record else "this run trained on all of them"
         return f"No clip is held out ({why}): scores will compare with the training clips."
-    whole = "" if held & rest else f", {len(held)} whole sources by their names"
-    return f"{mask.sum()} of {len(mask)} clips are held out for the scores{whole}."
+    held = {rows[i][2] for i in np.flatnonzero(mask)}
+    mixed = held & {rows[i][2] for i in np.flatnonzero(~mask)}
+    whole = "" if mixed else f", {len(held)} whole sources by their names"
+    copies = len(set(clips.digests)) < len(clips)
+    together = ", copies of a clip on its side" if copies else ""
+    return f"{mask.sum()} of {len(mask)} clips are held out for the scores{whole}{together}."
 
 
-def _from_folder(cfg: Config, classes: list[str], keep: bool) -> list[Recording]:
+def _from_folder(
+    cfg: Config, clips: Clips, training: np.ndarray, keep: bool
+) -> tuple[list[Recording], str]:
+    """Clips of `holdout_dir` of the run's classes that are no copies of training clips, and what
+    is said of them."""
     found = find_files(cfg.holdout_dir, loose=not cfg.conditional)
-    clips = load_clips(cfg, found, keep) if found.files else None
-    labels = {name: index for index, name in enumerate(classes)}
-    names = [clips.classes[k] for k in clips.labels] if clips else []
+    there = load_clips(cfg, found, keep) if found.files else None
+    names = [there.classes[k] for k in there.labels] if there else []
+    labels = {name: index for index, name in enumerate(clips.classes)}
+    known = {clips.digests[i]: clips.files[i] for i in training[::-1]}
+    own = [row for row, name in enumerate(names) if name in labels]
+    copies = [row for row in own if there.digests[row] in known]
     apart = [
-        replace(recording, label=labels[name])
-        for recording, name in zip(recordings(clips, range(len(names))) if clips else [], names)
-        if name in labels
+        replace(recording, label=labels[names[row]])
+        for row in own
+        if row not in set(copies)
+        for recording in recordings(there, [row])
     ]
+    said = f"{len(apart)} clips of {cfg.holdout_dir} are for scoring only"
+    if copies:
+        example = f"{there.files[copies[0]]} = {known[there.digests[copies[0]]]}"
+        said += f"; {len(copies)} copies of training clips (such as {example}) are left out"
     if not apart:
         raise UserError(
-            f"holdout_dir = {cfg.holdout_dir!r}: holds no usable clip of the classes "
-            f"{', '.join(classes)} (--holdout-dir)."
+            f"holdout_dir = {cfg.holdout_dir!r}: all of its {len(copies)} clips are copies of "
+            f"training clips (such as {example}): name sounds that are not trained on "
+            "(--holdout-dir)."
+            if copies
+            else f"holdout_dir = {cfg.holdout_dir!r}: holds no usable clip of the classes "
+            f"{', '.join(clips.classes)} (--holdout-dir)."
         )
-    if other := sorted(set(names) - set(classes)):
+    if other := sorted(set(names) - set(labels)):
         print(f"Of {cfg.holdout_dir}, {', '.join(other)} is no class of the run: left out.")
-    return apart
+    return apart, f"{said}."
 
 
-def _read_held_out(record: Path) -> tuple[set[tuple[str, int]], set[str]]:
-    """Clips (file, number) and whole sources that a run's `held_out.csv` names."""
+# ---- the list -----------------------------------------------------------------------------------
+
+
+def summary(record: Iterable[Sequence]) -> dict[str, object]:
+    """Number of clips and checksum of a list, in whatever order its rows are."""
+    rows = sorted(map(list, record))
+    return {"clips": len(rows), "digest": files.digest(json.dumps(rows).encode())}
+
+
+def is_whole(run_dir: Path) -> bool:
+    """Whether a run's `held_out.csv` is the list that its config.json counts.
+
+    True where that counts none: a run of an earlier version.
+    """
+    fact, (record, _) = _fact(run_dir), _read(run_dir / NAME)
+    return fact is None or (record is not None and summary(record) == fact)
+
+
+def _fact(run_dir: Path) -> object:
+    """What config.json says of the list, or None."""
     try:
-        with open(record, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {(r["file"], int(r["clip"])) for r in rows}, {r["source"] for r in rows} - {""}
-    except FileNotFoundError:  # a run that held nothing out
-        return set(), set()
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{record} is damaged ({error}): without it no one knows what this run never saw. "
-            "Copy it back from a backup, or start another run with --run-name NAME."
-        ) from error
+        return json.loads(files.read_bytes(run_dir / "config.json")).get("held_out")
+    except (OSError, ValueError, AttributeError):  # whoever needs it says so
+        return None
+
+
+def _read(path: Path) -> tuple[list[Row] | None, str]:
+    """The list, or None and why it cannot be read."""
+    try:
+        header, *rows = files.read_csv(path)
+        columns = [header.index(name) for name in COLUMNS]
+        cells = [[row[column] for column in columns] for row in rows]
+        return [(_cell(name), int(clip), _cell(source)) for name, clip, source in cells], ""
+    except FileNotFoundError:
+        return None, "is gone"
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
+    except (IndexError, ValueError) as error:
+        return None, f"is damaged ({error})"
+
+
+def _recall(
+    cfg: Config, clips: Clips, saved: Sequence[Sequence] | None
+) -> tuple[list[Row], bool, list[str]]:
+    """A run's list, whether it was made so that no sound is on both sides, and what to say.
+
+    Raises UserError where it is lost: then no one knows what the run never saw.
+    """
+    path = cfg.run_dir / NAME
+    record, reason = _read(path)
+    fact = _fact(cfg.run_dir) if saved is None else summary(saved)
+    if fact is None:  # a run of before there was a checksum
+        if record is not None or reason == "is gone":
+            return record or [], False, []
+        raise UserError(_lost(path, reason))
+    if record is not None and summary(record) == fact:
+        return record, True, []
+    if not reason:
+        counted = fact.get("clips") if isinstance(fact, dict) else "?"
+        reason = f"does not name the {counted} clips that this run held out"
+    if saved is not None:
+        source, found = "by the checkpoint", [(str(f), int(n), str(s)) for f, n, s in saved]
+    else:
+        source, found = "by the rule", _record(_rows(clips), hold_out(cfg, clips))
+    if summary(found) != fact:
+        raise UserError(_lost(path, reason))
+    if not found and record is None and reason == "is gone":
+        return found, True, []  # nothing was held out, and nothing is lost
+    return found, True, [f"{path} {reason}: restored {source} ({len(found)} clips)."]
+
+
+def _lost(path: Path, reason: str) -> str:
+    return (
+        f"{path} {reason}, and no checkpoint has the list: without it no one knows what this run "
+        "never saw. Copy it back from a backup, or start another run with --run-name NAME."
+    )
+
+
+def _write(path: Path, record: list[Row]) -> None:
+    """Write the list, unless it is there; what is there instead is set aside."""
+    there, _ = _read(path)
+    if there is not None and summary(there) == summary(record):
+        return
+    if os.path.lexists(path):
+        print(f"What {path} was before is kept as {files.set_aside(path).name}.", flush=True)
+    files.write_csv(path, [COLUMNS, *record])

@@ -82,16 +82,26 @@ def train_classifier(x: Tensor, labels: Tensor, classes: int, seed: int) -> Clas
 def train_classifiers(sounds: SoundSet, classes: int, device: torch.device) -> list[Classifier]:
     """One classifier a seed, on the CPU; where there is one class, of groups of similar clips."""
     labels = sounds.labels
-    if classes < 2:  # pseudo-labels, as in DeepCluster (Caron et al. 2018)
-        from sklearn.cluster import KMeans
-
-        points = statistics(sounds.x)
-        points = (points - points.mean(0)) / (points.std(0) + 1e-3)
-        classes = min(GROUPS, len(points))
-        groups = KMeans(classes, n_init=4, random_state=0).fit_predict(points.numpy())
-        labels = torch.from_numpy(groups).long()
+    if classes < 2:
+        labels = similar(sounds.x)
+        classes = int(labels.max()) + 1
     x, labels = sounds.x.to(device), labels.to(device)
     return [train_classifier(x, labels, classes, seed).cpu() for seed in SEEDS]
+
+
+def similar(x: Tensor) -> Tensor:
+    """Pseudo-labels `(N,)` of log-mels `(N, 1, M, T)`: the number of the group of similar ones
+    that each is in, as in DeepCluster (Caron et al. 2018)."""
+    from sklearn.cluster import KMeans
+
+    points = statistics(x)
+    groups = min(GROUPS, len(points.unique(dim=0)))  # fewer where clips are copies of each other
+    if groups < 2:
+        return torch.zeros(len(x), dtype=torch.long)
+    points = (points - points.mean(0)) / (points.std(0) + 1e-3)
+    return torch.from_numpy(
+        KMeans(groups, n_init=4, random_state=0).fit_predict(points.numpy())
+    ).long()
 
 
 def share_right(classifier: Classifier, sounds: SoundSet) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softmax
 
 DIRECTIONS = 1024  # of the sliced Wasserstein distance
+ROUNDING = 3e-3  # share of the embeddings' length below which a distance is one of equal sounds
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
@@ -41,6 +42,12 @@ class _Identity(nn.Module):
         return x
 
 
+def vanishes(distance: float, x: Tensor) -> bool:
+    """Whether a distance between embeddings `x (N, D)` is nothing but rounding: a ratio to it means
+    nothing."""
+    return not distance > ROUNDING * float(x.norm(dim=1).max())
+
+
 def inception_score(logits: Tensor) -> float:
     """`exp E[KL(p(y|x) || p(y))]` of logits `(N, K)` (Salimans et al. 2016): from 1 to K."""
     each = softmax(logits.double(), dim=1)
@@ -49,7 +56,10 @@ def inception_score(logits: Tensor) -> float:
 
 
 def bandwidth(real: Tensor) -> float:
-    """Median distance between two real embeddings: the width of the kernel (Chung et al. 2025)."""
+    """Median distance between two real embeddings: the width of the kernel (Chung et al. 2025).
+
+    Of two clips at least.
+    """
     return float(torch.pdist(real.double()).median().clamp(min=1e-6))
 
 
@@ -89,13 +99,13 @@ def kernel_distance(
 def density_coverage(real: Tensor, fake: Tensor, k: int) -> tuple[float, float]:
     """How densely fakes lie among the real, and which share of the real has a fake nearby.
 
-    Nearby is closer than a real clip's k-th real neighbour (Naeem et al. 2020, section 3).
+    Nearby is closer than a real clip's k-th real neighbour (Naeem et al. 2020, section 3), or than
+    its last, where there are fewer than k; there must be one.
     Six lines here because the authors' package prints and has not moved since 2020; a test holds
     them equal to it.
     """
-    radius = (
-        torch.cdist(real, real).kthvalue(min(k + 1, len(real)), dim=1).values[:, None]
-    )  # (R, 1)
+    k = min(k, len(real) - 1)
+    radius = torch.cdist(real, real).kthvalue(k + 1, dim=1).values[:, None]  # (R, 1)
     distance = torch.cdist(real, fake)  # (R, N)
     density = (distance < radius).sum(0).float().mean() / k
     return float(density), float((distance.amin(1, keepdim=True) < radius).float().mean())
@@ -106,16 +116,19 @@ def nearest(real: Tensor, fake: Tensor) -> Tensor:
     return torch.cdist(fake, real).amin(1)
 
 
-def copying(training: Tensor, unseen: Tensor, fake: Tensor) -> tuple[float, float]:
+def copying(training: Tensor, unseen: Tensor, fake: Tensor) -> tuple[float, float] | None:
     """Are fakes nearer to the training clips than unseen real sounds are? `(ratio, z)`.
 
     The ratio of the median distances (under 1: nearer), and the normal score of the rank test of
-    Meehan, Chaudhuri & Dasgupta 2020: under about -3, they are copies.
+    Meehan, Chaudhuri & Dasgupta 2020: under about -3, they are copies. None where the unseen sounds
+    are copies of training clips themselves.
     """
     from scipy.stats import mannwhitneyu
 
     own, others = nearest(training, fake), nearest(training, unseen)
-    ratio = float(own.median() / others.median().clamp(min=1e-9))
+    if vanishes(float(others.median()), training):
+        return None
+    ratio = float(own.median() / others.median())
     n, m = len(own), len(others)
     rank = mannwhitneyu(own.numpy(), others.numpy()).statistic
     return ratio, float((rank - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
-from soundgan import dataset, models
+from soundgan import dataset, models, tensor_files
 from soundgan.audio import load_vocoder
+from soundgan.dataset import splitting
 from soundgan.errors import UserError
 from soundgan.evaluation.evaluator import make_evaluator
 from soundgan.evaluation.scores import score, write_scores
@@ -20,12 +24,15 @@ def score_run(cfg: Config, classes: list[str], generator: nn.Module, weights: st
     """Score a trained generator against its real sounds and write the run's scores.json.
 
     `classes`: those it was trained on; `weights`: last or best. Returns the scores. Raises
-    UserError where the real sounds are not there, or are not those of the run.
+    UserError where the real sounds are not there, are not those of the run, or where no one knows
+    any more which of them the run never saw.
     """
     start = time.perf_counter()
     device = pick_device(cfg)
     clips = _real_sounds(cfg, classes)
-    split = dataset.split(cfg, clips, known=True)
+    saved = None if splitting.is_whole(cfg.run_dir) else _saved_list(cfg.run_dir)
+    one_is_enough = replace(cfg, batch_size=1)  # nothing is trained
+    split = dataset.split(one_is_enough, clips, known=True, saved=saved)
     print(split.said, flush=True)
     vocoder, note = load_vocoder(cfg, device)
     if note:
@@ -36,6 +43,16 @@ def score_run(cfg: Config, classes: list[str], generator: nn.Module, weights: st
     about = trained(cfg.run_dir, weights)
     write_scores(cfg, about["epoch"], about["step"], weights, scores)
     return scores
+
+
+def _saved_list(run_dir: Path) -> list | None:
+    """The clips that a run held out, as its newest whole checkpoint has them."""
+    for name in ("last.pt", "previous.pt", "best.pt"):
+        with suppress(OSError, tensor_files.Damaged):
+            state = tensor_files.read(run_dir / "checkpoints" / name)
+            if isinstance(state, dict) and state.get("held_out") is not None:
+                return state["held_out"]
+    return None
 
 
 def _real_sounds(cfg: Config, classes: list[str]) -> dataset.Clips:

@@ -2,14 +2,16 @@
 
 To add one, write a function and add an entry: columns of scores.csv, scores.json, the table of
 `evaluate.py` and the page follow. A function gets a `View`, what one classifier sees of the sounds
-and of the real ones, and returns a number, or None where it has no meaning; formulas of papers
-stand in `distances.py`. Raise VERSION in `evaluator.py` when a formula changes.
+and of the real ones, and returns a number, or None where it has no meaning or the sounds are too
+few; formulas of papers stand in `distances.py`. Raise VERSION in `evaluator.py` when a formula
+changes.
 
 Shapes: N sounds, K classes, D numbers of an embedding.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -55,29 +57,46 @@ class View:
         return self.classifier.classify(self.fake)
 
     @cached_property
-    def kernel(self) -> tuple[float, np.ndarray]:
-        """The kernel distance, and BOOTSTRAP values of it."""
+    def width(self) -> float | None:
+        """Width of the kernel; None where the real clips are too few, or copies of each other."""
+        if len(self.real) < 2:
+            return None
         width = distances.bandwidth(self.real)
-        return distances.kernel_distance(self.real, self.fake, width, BOOTSTRAP)
+        return None if distances.vanishes(width, self.real) else width
 
     @cached_property
-    def density_coverage(self) -> tuple[float, float]:
+    def kernel(self) -> tuple[float, np.ndarray] | None:
+        """The kernel distance, and BOOTSTRAP values of it."""
+        if self.width is None or len(self.fake) < 2:
+            return None
+        return distances.kernel_distance(self.real, self.fake, self.width, BOOTSTRAP)
+
+    @cached_property
+    def density_coverage(self) -> tuple[float, float] | None:
+        if self.width is None:
+            return None
         return distances.density_coverage(self.real, self.fake, NEIGHBOURS)
 
     @cached_property
-    def copying(self) -> tuple[float, float]:
+    def copying(self) -> tuple[float, float] | None:
         """Ratio and rank test."""
+        if not self.held_out:
+            return None
         return distances.copying(self.real, self.unseen, self.fake)
 
     @cached_property
     def diversity(self) -> dict[int, float]:
-        """Mean distance within each class, over that of its training clips."""
+        """Mean distance within each class, over that of its training clips.
+
+        Of the classes that have two sounds in both, and whose training clips are not all equal.
+        """
         labels = (self.real_labels, self.labels)
         if not self.intended:  # all of it is one class
             labels = tuple(torch.zeros_like(y) for y in labels)
         whole = distances.spread(self.real, labels[0])
         own = distances.spread(self.fake, labels[1])
-        return {k: own[k] / max(whole[k], 1e-9) for k in own if k in whole}
+        differ = {k for k in whole if not distances.vanishes(whole[k], self.real)}
+        return {k: own[k] / whole[k] for k in own if k in differ}
 
 
 @dataclass(eq=False)
@@ -124,13 +143,28 @@ def accuracy(view: View) -> float | None:
 
 
 def inception(view: View) -> float | None:
-    return distances.inception_score(view.logits) if view.classes > 1 else None
+    if view.classes < 2 or len(view.fake) < 2:
+        return None
+    return distances.inception_score(view.logits)
 
 
-def kernel_interval(comparison: Comparison, percent: float) -> float:
+def frechet(view: View) -> float | None:
+    if min(len(view.real), len(view.fake)) < 2:
+        return None
+    return distances.frechet(view.real, view.fake)
+
+
+def kernel_interval(comparison: Comparison, percent: float) -> float | None:
     """A percentile of the kernel distance's bootstrap values, which are means over classifiers."""
-    values = np.mean([view.kernel[1] for view in comparison.views], axis=0)
-    return float(np.percentile(values, percent))
+    kernels = [view.kernel for view in comparison.views]
+    if None in kernels:
+        return None
+    return float(np.percentile(np.mean([values for _, values in kernels], axis=0), percent))
+
+
+def diversity(view: View) -> float | None:
+    ratios = list(view.diversity.values())
+    return float(np.mean(ratios)) if ratios else None
 
 
 def classification_accuracy_score(comparison: Comparison) -> float | None:
@@ -141,7 +175,7 @@ def classification_accuracy_score(comparison: Comparison) -> float | None:
     return float(np.mean([share_right(classifier, comparison.unseen) for classifier in learnt]))
 
 
-def sliced(comparison: Comparison) -> float:
+def sliced(comparison: Comparison) -> float | None:
     """Equally many sounds and real clips at a time, in their log-mel statistics."""
     real, fake = statistics(comparison.training.x), statistics(comparison.sounds.x)
     rng = np.random.default_rng(0)
@@ -150,7 +184,9 @@ def sliced(comparison: Comparison) -> float:
         for rows in comparison.draws
     ]
     pairs = [(real[rng.permutation(len(real))[: len(rows)]], fake[rows]) for rows in fits]
-    return float(np.mean([distances.sliced_wasserstein(*pair) for pair in pairs]))
+    # In deviations of the real clips: there must be one.
+    pairs = [pair for pair in pairs if len(pair[0].unique(dim=0)) > 1]
+    return float(np.mean([distances.sliced_wasserstein(*p) for p in pairs])) if pairs else None
 
 
 @dataclass(frozen=True)
@@ -173,13 +209,13 @@ METRICS = {  # in the order of the columns of scores.csv
         headline=True,
     ),
     "frechet": Metric(
-        lambda view: distances.frechet(view.real, view.fake),
+        frechet,
         "distance of means and covariances of embeddings; lower is better",
         of="draw",
         headline=True,
     ),
     "kernel": Metric(
-        lambda view: view.kernel[0],
+        lambda view: view.kernel and view.kernel[0],
         "100 times the unbiased kernel distance of embeddings; 0: no difference",
         headline=True,
     ),
@@ -194,12 +230,12 @@ METRICS = {  # in the order of the columns of scores.csv
         of="comparison",
     ),
     "density": Metric(
-        lambda view: view.density_coverage[0],
+        lambda view: view.density_coverage and view.density_coverage[0],
         "how many real neighbourhoods a sound lies in, over 5; about 1 for real sounds",
         of="draw",
     ),
     "coverage": Metric(
-        lambda view: view.density_coverage[1],
+        lambda view: view.density_coverage and view.density_coverage[1],
         "share of real training clips with a sound nearby; higher is better",
         of="draw",
         headline=True,
@@ -216,15 +252,15 @@ METRICS = {  # in the order of the columns of scores.csv
         headline=True,
     ),
     "copy_ratio": Metric(
-        lambda view: view.copying[0] if view.held_out else None,
+        lambda view: view.copying and view.copying[0],
         "distance to the nearest training clip, over that of unseen real sounds",
     ),
     "copy_z": Metric(
-        lambda view: view.copying[1] if view.held_out else None,
+        lambda view: view.copying and view.copying[1],
         "rank test of the same; under -3, sounds lie suspiciously near",
     ),
     "diversity": Metric(
-        lambda view: float(np.mean(list(view.diversity.values()))),
+        diversity,
         "distance between sounds of a class, over that of training clips; 0: equal",
     ),
     "sliced": Metric(
@@ -250,10 +286,12 @@ def figures(comparison: Comparison) -> dict[str, float | None]:
 
 def _figure(metric: Metric, comparison: Comparison) -> float | None:
     if metric.of == "comparison":
-        return metric.compute(comparison)
-    if metric.of == "view":
-        return _mean(metric.compute(view) for view in comparison.views)
-    return _mean(_mean(map(metric.compute, views)) for views in comparison.draw_views)
+        value = metric.compute(comparison)
+    elif metric.of == "view":
+        value = _mean(metric.compute(view) for view in comparison.views)
+    else:
+        value = _mean(_mean(map(metric.compute, views)) for views in comparison.draw_views)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -21,6 +21,8 @@ from soundgan.settings import Config
 FEW = 50  # clips below which a row is marked as uncertain
 COLLAPSE = 0.3  # diversity of a class, as a share of real clips', below which it is named
 COPY_Z = -3.0  # copying is named below this
+LOUDEST = 1e6  # samples beyond which a sound is none (full scale is 1)
+UNCERTAIN = f"* from fewer than {FEW} clips: uncertain"
 
 SCORES = tuple(metrics.METRICS)  # one row of figures; also the columns of scores.csv
 MEANINGS = {name: metric.meaning for name, metric in metrics.METRICS.items()}
@@ -45,6 +47,8 @@ def score_waves(evaluator: Evaluator, waves: Tensor) -> dict:
     """All that is known of `waves (N, L)`, made for `evaluator.labels`: most of scores.json."""
     cfg, split = evaluator.cfg, evaluator.split
     intended = cfg.conditional
+    broken = ~(waves.abs().amax(1) <= LOUDEST)  # NaN is no less
+    waves = waves.masked_fill(broken[:, None], 0.0)
     sounds = measure(cfg, waves, evaluator.labels)
     comparison = evaluator.compare(sounds, intended, sounds if intended else None)
     rows = {GENERATED: metrics.figures(comparison), **evaluator.rows}
@@ -61,13 +65,13 @@ def score_waves(evaluator: Evaluator, waves: Tensor) -> dict:
         "rows": {name: {"clips": sizes[name]} | row for name, row in rows.items()},
         "few": [name for name, size in sizes.items() if size < FEW],
         "per_class": table,
-        "notes": _notes(evaluator, rows[GENERATED], table),
+        "notes": _notes(evaluator, rows[GENERATED], table, int(broken.sum())),
         "headline": HEADLINE,
         "meanings": MEANINGS,
     }
 
 
-def _notes(evaluator: Evaluator, made: dict, table: dict) -> list[str]:
+def _notes(evaluator: Evaluator, made: dict, table: dict, broken: int) -> list[str]:
     sized = [name for name, metric in metrics.METRICS.items() if metric.of == "draw"]
     notes = [
         f"Means over {len(evaluator.classifiers)} classifiers trained on "
@@ -85,6 +89,16 @@ def _notes(evaluator: Evaluator, made: dict, table: dict) -> list[str]:
             "There is one class: the classifiers learnt to tell groups of similar clips apart, "
             "and figures about classes are left out."
         )
+    if lacking := [name for name in SCORES if made[name] is None and _applies(name, evaluator)]:
+        notes.append(
+            f"No figure for {', '.join(lacking)}: there are too few clips, or they are copies of "
+            "each other."
+        )
+    if broken:
+        notes.append(
+            f"{broken} generated sounds hold values that are no numbers, or beyond {LOUDEST:g}: "
+            "they count as silent."
+        )
     spreads = {name: own["diversity"] for name, own in table.items()}
     if flat := [name for name, own in spreads.items() if own is not None and own < COLLAPSE]:
         notes.append(
@@ -99,13 +113,20 @@ def _notes(evaluator: Evaluator, made: dict, table: dict) -> list[str]:
     return notes
 
 
+def _applies(name: str, evaluator: Evaluator) -> bool:
+    """Whether a figure has a meaning for this run, if there are enough clips."""
+    if name in ("accuracy", "cas", "inception"):
+        return len(evaluator.classes) > 1 and (evaluator.cfg.conditional or name == "inception")
+    return bool(evaluator.split.held_out) or not name.startswith("copy_")
+
+
 # ---- writing and showing them -------------------------------------------------------------------
 
 
 def write_scores(cfg: Config, epoch: int, step: int, weights: str, scores: dict) -> None:
     """Write `scores.json` of a run; `weights`: last or best."""
     about = {"recipe": cfg.recipe, "epoch": epoch, "step": step, "weights": weights}
-    content = json.dumps(about | scores, indent=2)
+    content = json.dumps(about | scores, indent=2, allow_nan=False)
     files.write_bytes(cfg.run_dir / "scores.json", content.encode())
 
 
@@ -113,10 +134,24 @@ def in_short(epoch: int, scores: dict) -> str:
     """The figures that matter most in one line, each with that of unseen real sounds."""
     made, real = list(scores["rows"].values())[:2]
     figures = [
-        f"{name} {made[name]:.3g} ({real[name]:.3g})" for name in HEADLINE if made[name] is not None
+        f"{name} {made[name]:.3g} ({_cell(real[name])})"
+        for name in HEADLINE
+        if made[name] is not None
     ]
-    of = list(scores["rows"])[1]
-    return f"Scores after epoch {epoch} (in brackets: {of}): {', '.join(figures)}"
+    of = _starred(list(scores["rows"])[1], scores)
+    if not figures:
+        return f"Scores after epoch {epoch}: there are too few clips for figures."
+    line = f"Scores after epoch {epoch} (in brackets: {of}): {', '.join(figures)}"
+    return f"{line} ({UNCERTAIN})" if scores["few"] else line
+
+
+def _starred(title: str, scores: dict) -> str:
+    """The title of a row, with a star where its figures are uncertain."""
+    return f"{title}*" if title in scores["few"] else title
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def table(scores: dict) -> str:
@@ -124,11 +159,10 @@ def table(scores: dict) -> str:
     names = [n for n in SCORES if any(row[n] is not None for row in scores["rows"].values())]
     lines = [["", "clips", *names]]
     for title, row in scores["rows"].items():
-        mark = "*" if title in scores["few"] else ""
-        cells = ["-" if row[n] is None else f"{row[n]:.3g}" for n in names]
-        lines.append([title + mark, str(row["clips"]), *cells])
+        cells = [_cell(row[name]) for name in names]
+        lines.append([_starred(title, scores), str(row["clips"]), *cells])
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
     if scores["few"]:
-        text.append(f"* from fewer than {FEW} clips: uncertain")
+        text.append(UNCERTAIN)
     return "\n".join([*text, *scores["notes"]])
