@@ -3,12 +3,16 @@
     python generate.py outputs/sn-wgan-gp --label dog_bark --count 8 --seed 1 --out new_sounds
 
 Reads `generator.safetensors` and `config.json` of the run and nothing else, so that these two files
-are all one needs to keep or to pass on.
+are all one needs to keep or to pass on. No sound is ever overwritten: what is not made with the
+run's own settings says so in its name, and a name that other sounds have gets a number.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +21,12 @@ from typing import Annotated, Literal
 import tyro
 
 from soundgan import config_io, console, models
-from soundgan.audio import load_vocoder
+from soundgan.audio import load_vocoder, may_fetch
+from soundgan.command_line import expanded_path
 from soundgan.errors import UserError, nearest
 from soundgan.models.loading import load_run
 from soundgan.models.sampling import write_sounds
+from soundgan.settings import Config
 from soundgan.training.devices import explain_memory, pick_device
 
 MAX_SECONDS = 600  # longest sound that is made at a time
@@ -59,33 +65,63 @@ def generate(options: Options) -> list[Path]:
 
     if options.count < 1:
         raise UserError(f"count = {options.count}: must be at least 1 (--count).")
-    cfg, classes, generator = load_run(Path(options.run), options.weights)
-    _check(options, classes)
+    run_dir, label = Path(expanded_path(options.run)), unicodedata.normalize("NFC", options.label)
+    cfg, classes, generator = load_run(run_dir, options.weights)
+    _check(options, label, classes)
     changes = {
-        "vocoder": options.vocoder or cfg.vocoder,
+        "vocoder": expanded_path(options.vocoder) or cfg.vocoder,
         "generator.latent_spread": options.latent_spread or cfg.generator.latent_spread,
         "device": options.device,
         "seed": options.seed,
         "deterministic": True,  # the same seed, the same sounds: worth more here than speed
         "tf32": False,
     }
-    cfg = config_io.change(cfg, changes)
+    own, cfg = cfg, config_io.change(cfg, changes)
     cfg.check()
+    out = _folder(options.out, run_dir)
     device = pick_device(cfg)
     models.place(generator, device)
-    vocoder, note = load_vocoder(cfg, device)
+    fetch = bool(options.vocoder) or may_fetch(cfg.vocoder)  # a run's config fetches nothing else
+    vocoder, note = load_vocoder(cfg, device, fetch)
     if note:
         print(note, file=sys.stderr)
     labels = {name: number for number, name in enumerate(classes or ["sample"])}
-    wanted = {options.label: labels[options.label]} if options.label else labels
-    out = Path(options.out or Path(options.run) / "generated")
-    return write_sounds(cfg, generator, vocoder, wanted, options.count, options.seconds, out)
+    wanted = {label: labels[label]} if label else labels
+    settings = _settings(options, cfg, own, vocoder.name)
+    return write_sounds(
+        cfg, generator, vocoder, wanted, options.count, options.seconds, out, settings
+    )
 
 
-def _check(options: Options, classes: list[str]) -> None:
-    if options.label and options.label not in classes:
-        near = nearest(options.label, classes) if classes else "it was trained without labels."
-        raise UserError(f"{options.run} knows no class {options.label!r}: {near}")
+def _folder(named: str, run_dir: Path) -> Path:
+    """The folder to write to; raises UserError where there is something else in its place."""
+    out = Path(expanded_path(named)) if named else run_dir / "generated"
+    if not named and out.is_symlink():
+        raise UserError(
+            f"{out} is a link, and nothing is written through a link inside a run's folder: name "
+            "the folder that is meant with --out."
+        )
+    if os.path.lexists(out) and not out.is_dir():
+        raise UserError(f"{out} is no folder, and sounds need one: name another with --out.")
+    return out
+
+
+def _settings(options: Options, cfg: Config, own: Config, vocoder: str) -> str:
+    """What of the sounds is not as the run's `own` constants say, for the names of their files."""
+    spread = cfg.generator.latent_spread
+    differs = {
+        f"_spread{spread:g}": spread != own.generator.latent_spread,
+        f"_{options.seconds:g}s": options.seconds,
+        "_best": options.weights == "best",
+        f"_{re.sub('[^A-Za-z0-9.-]+', '-', Path(vocoder).name)[:30]}": vocoder != own.vocoder,
+    }
+    return "".join(text for text, is_other in differs.items() if is_other)
+
+
+def _check(options: Options, label: str, classes: list[str]) -> None:
+    if label and label not in classes:
+        near = nearest(label, classes) if classes else "it was trained without labels."
+        raise UserError(f"{options.run} knows no class {label!r}: {near}")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"seed = {options.seed}: must lie between 0 and 2**63 - 1 (--seed).")
     if not 0 <= options.seconds <= MAX_SECONDS:
@@ -100,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = tyro.cli(Options, args=argv, description=__doc__)
         with explain_memory("make the sounds with --device cpu"):
             written = generate(options)
-        print(f"Wrote {len(written)} WAVs to {written[0].parent}")
+        many = console.plural(len(written), "WAV")
+        print(f"Wrote {many} to {written[0].parent}, such as {written[0].name}")
     return outcome.code
 
 

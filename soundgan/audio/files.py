@@ -1,14 +1,20 @@
 """Sound files -> waveforms, and waveforms -> WAV files.
 
 libsndfile opens far more than sounds (it ignores the extension) and passes NaN, silence and absurd
-headers without a word, so each of them is looked for here.
+headers without a word, so each of them is looked for here. No length that a header states is
+believed: `extent` finds out where the samples end.
 """
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -16,6 +22,9 @@ import soxr
 import torch
 from torch import Tensor
 
+from soundgan import files
+from soundgan.audio import containers
+from soundgan.audio.containers import View
 from soundgan.errors import UserError
 from soundgan.settings import Config
 
@@ -27,9 +36,24 @@ MAX_AMPLITUDE = 1e3  # full scale is 1; a float file of int16 values passes 1 bu
 SILENCE = 1e-4  # peak below which a clip is silent (-80 dBFS): three steps of a 16-bit file
 SILENT = "silent (mixed to mono, it stays below -80 dBFS)"  # the reason to leave one out
 
+MAX_HOURS = 24  # how far a file is followed that does not say where it ends
+MOST_A_BYTE = 8192  # samples: more than any format makes of a byte of silence
+TAIL = 16_384  # frames before the stated end that are decoded to see whether it is one
+MP3_PADDING = 4 * 1152  # frames that an encoder adds at the end and a decoder may leave out
+BLOCK = 1 << 20  # samples of all channels that are decoded at a time
+
 
 class BadClip(Exception):
     """Why one file cannot be used."""
+
+
+class SilentClip(BadClip):
+    """The clips that were asked for hold no sound."""
+
+
+def never() -> bool:
+    """Nothing asks to stop."""
+    return False
 
 
 def sniff(head: bytes) -> None:
@@ -52,51 +76,198 @@ def sniff(head: bytes) -> None:
         raise BadClip("its content is not WAV, FLAC, OGG, MP3 or AIFF")
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How long the sound of a file is, whatever its header says, and what to decode of it."""
+
+    rate: int  # Hz
+    streams: tuple[tuple[View | None, int], ...]  # sounds one after the other, with their frames
+
+    @property
+    def frames(self) -> int:
+        return sum(frames for _, frames in self.streams)
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+
+def extent(path: str | Path, stop: Callable[[], bool] = never) -> Extent:
+    """Check the length that a file states, and decode it to its end where that cannot be.
+
+    Raises BadClip with the reason when the file is no usable sound. `stop` is asked now and then
+    whether to give up.
+    """
+    with _reasons():
+        os.stat(path)  # says why there is none
+    if not files.is_regular(path):
+        what = "a folder" if os.path.isdir(path) else "a pipe or a device"
+        raise BadClip(f"cannot be read: {what}, not a regular file")
+    with _reasons(), open(path, "rb") as file:
+        sniff(file.read(12))
+        size = os.fstat(file.fileno()).st_size
+        header = containers.look_into(file, size)
+        streams, rates = [], []
+        for view in header.streams:
+            try:
+                with _reasons():
+                    rate, *stream = _stream(path, file, size, view, header.doubtful, stop)
+            except BadClip:
+                if not streams:
+                    raise
+                break  # joined files, of which the last was cut
+            rates.append(rate)
+            streams.append(tuple(stream))
+    if len(set(rates)) > 1:
+        raise BadClip(
+            f"joined of sounds at {' and '.join(map(str, sorted(set(rates))))} Hz: split it, or "
+            "convert it (ffmpeg -i FILE FILE.flac)"
+        )
+    return Extent(rates[0], tuple(streams))
+
+
+def _stream(
+    path: str | Path,
+    file: BinaryIO,
+    size: int,
+    view: View | None,
+    doubtful: bool,
+    stop: Callable[[], bool],
+) -> tuple[int, View | None, int]:
+    """Rate, what to decode, and number of frames of one sound in a file."""
+    with _decoder(path, view) as sound:
+        rate, stated, kind = sound.samplerate, sound.frames, sound.format
+        open_ended = containers.without_length(file, size, kind, rate, sound.channels)
+    doubtful |= stated > size * MOST_A_BYTE
+    if not doubtful and open_ended is None:
+        return rate, view, stated
+    # Both decoders stop at the stated end: let them go on from shortly before, if they can.
+    begin = max(0, stated - TAIL)
+    slack = MP3_PADDING if kind == "MP3" else 0
+    rest = 0
+    if not doubtful:
+        with suppress(BadClip), _reasons(), _decoder(path, open_ended) as sound:
+            rest = sum(map(len, _blocks(sound, begin, TAIL + slack + 1, stop)))
+    if 0 < rest <= stated - begin + slack:
+        return rate, view, min(stated, begin + rest)
+    view = view if open_ended is None else open_ended
+    with _decoder(path, view) as sound:
+        return rate, view, _measured(sound, stop)
+
+
+def _measured(sound: Decoder, stop: Callable[[], bool]) -> int:
+    """Frames to the end, or to what is damaged; MAX_HOURS at most."""
+    frames, most = 0, MAX_HOURS * 3600 * sound.samplerate
+    try:
+        for block in _blocks(sound, 0, most, stop, TAIL):
+            frames += len(block)
+    except RuntimeError:
+        if not frames:
+            raise
+    return frames
+
+
+def _blocks(
+    sound: Decoder, begin: int, wanted: int, stop: Callable[[], bool], most: int = BLOCK
+) -> Iterator[np.ndarray]:
+    """At most `wanted` frames of a sound from frame `begin` on, `(frames, channels)` at a time.
+
+    16-bit samples come as int16, others as float32.
+    """
+    if begin:
+        sound.seek(begin)
+    sound.streaming = True
+    # libsndfile makes float32 of 16-bit samples far more slowly than numpy.
+    dtype = "int16" if sound.subtype == "PCM_16" else "float32"
+    most = max(1, most // sound.channels)
+    while wanted > 0:
+        if stop():
+            raise BadClip("interrupted")
+        block = sound.read(min(wanted, most), dtype=dtype, always_2d=True)
+        if len(block) == 0:
+            return
+        wanted -= len(block)
+        yield block
+
+
 def read_clips(
-    path: str | Path, sample_rate: int, num_samples: int, first: int = 0, count: int = 1
+    path: str | Path,
+    sample_rate: int,
+    num_samples: int,
+    first: int = 0,
+    count: int = 1,
+    known: Extent | None = None,
+    stop: Callable[[], bool] = never,
 ) -> tuple[np.ndarray, int, float]:
     """Read `count` consecutive clips of a sound file, mono, beginning with clip number `first`.
 
     Returns `(waves, rate, seconds)`: waves is float32 `(count, num_samples)` at `sample_rate`, full
-    scale 1, zero-padded at the end; rate (Hz) and seconds are those of the file. Only the part that
-    is used is decoded, so that an hour in one file needs no more memory than a minute. Raises
-    BadClip with the reason when the file is no usable sound.
+    scale 1, zero-padded at the end; rate (Hz) and seconds are those of the file, `known` before or
+    found out. Only the part that is used is decoded, mixed to mono piece by piece, so that an hour
+    in one file needs no more memory than a minute. Raises BadClip with the reason when the file is
+    no usable sound, SilentClip when it is none between these clips.
     """
-    try:
-        with opened(path) as sound:
-            rate, frames = sound.samplerate, sound.frames
-            # A tenth of a second more on both sides: the resampler's filter needs sound there.
-            begin = first * num_samples * rate // sample_rate
-            lead = min(begin, rate // 10)
-            if begin:
-                sound.seek(begin - lead)
-            wanted = count * num_samples * rate // sample_rate + lead + rate // 10 + 1
-            # libsndfile makes float32 of 16-bit samples far more slowly than numpy, below.
-            dtype, full = ("int16", 32768) if sound.subtype == "PCM_16" else ("float32", 1)
-            wave = sound.read(wanted, dtype=dtype, always_2d=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BadClip(f"cannot be read: {error}") from error
-    if len(wave) == 0:
-        raise BadClip("holds no samples")
-    if not np.isfinite(wave).all():
-        raise BadClip("holds NaN or Inf samples")
-    if (peak := float(np.abs(wave).max()) / full) > MAX_AMPLITUDE:
-        raise BadClip(f"samples reach {peak:.3g}, where full scale is 1")
-    # numpy's mean over so short an axis takes 20 times as long.
-    mono = sum(wave.T.astype(np.float32)) / (full * wave.shape[1])
+    known = known or extent(path, stop)
+    rate = known.rate
+    # A tenth of a second more on both sides: the resampler's filter needs sound there.
+    begin = first * num_samples * rate // sample_rate
+    lead = min(begin, rate // 10)
+    wanted = count * num_samples * rate // sample_rate + lead + rate // 10 + 1
+    with _reasons():
+        mono = _mono(path, known, begin - lead, wanted, stop)
     mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
     mono = mono[lead * sample_rate // rate :][: count * num_samples]
     out = np.zeros(count * num_samples, np.float32)
     out[: len(mono)] = mono
     if float(np.abs(out).max()) < SILENCE:
-        raise BadClip(SILENT)
-    return out.reshape(count, num_samples), rate, frames / rate
+        used = count * num_samples / sample_rate
+        if first or known.seconds <= used:
+            raise SilentClip(SILENT)
+        raise SilentClip(
+            f"silent in its first {used:.1f} s of {known.seconds:.1f} s: --sound.cut consecutive "
+            "uses all of it"
+        )
+    return out.reshape(count, num_samples), rate, known.seconds
+
+
+def _mono(
+    path: str | Path, known: Extent, begin: int, wanted: int, stop: Callable[[], bool]
+) -> np.ndarray:
+    """Frames of a file from `begin` on, `wanted` or as many as there are, mixed: `(frames,)`."""
+    mono = []
+    for view, frames in known.streams:
+        if begin < frames and wanted > 0:
+            with _decoder(path, view) as sound:
+                for block in _blocks(sound, begin, min(wanted, frames - begin), stop):
+                    mono.append(_mixed(block))
+                    wanted -= len(block)
+        begin = max(0, begin - frames)
+    if not mono:
+        raise BadClip("holds no samples")
+    return np.concatenate(mono)
+
+
+def _mixed(block: np.ndarray) -> np.ndarray:
+    """Mean of the channels of `(frames, channels)`: float32, full scale 1."""
+    full = 1
+    if block.dtype == np.int16:
+        full = 32768
+    elif not np.isfinite(block).all():
+        raise BadClip("holds NaN or Inf samples")
+    elif (peak := float(np.abs(block).max())) > MAX_AMPLITUDE:
+        raise BadClip(f"samples reach {peak:.3g}, where full scale is 1")
+    # numpy's mean over so short an axis takes 20 times as long.
+    return sum(block.T.astype(np.float32)) / (full * block.shape[1])
 
 
 def read_clip(cfg: Config, path: Path, number: int) -> Tensor:
     """One clip `(clip_samples,)` that was decoded before; raises UserError where it has gone."""
     try:
-        waves, _, _ = read_clips(path, cfg.sound.sample_rate, cfg.sound.clip_samples, number)
+        with _reasons():
+            stat = os.stat(path)
+        known = _remembered(path, stat.st_size, stat.st_mtime_ns)
+        rate, samples = cfg.sound.sample_rate, cfg.sound.clip_samples
+        waves, _, _ = read_clips(path, rate, samples, number, known=known)
     except BadClip as reason:
         raise UserError(
             f"{path} can no longer be read ({reason}), though it was part of the data set: bring "
@@ -105,30 +276,72 @@ def read_clip(cfg: Config, path: Path, number: int) -> Tensor:
     return torch.from_numpy(waves[0])
 
 
-def opened(path: str | Path) -> soundfile.SoundFile:
-    """A sound file whose content and header have been looked at; raises BadClip."""
-    with open(path, "rb") as file:
-        sniff(file.read(12))
-    # As bytes: a name from another system's archive need not be valid UTF-8.
-    sound = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
-    low, high = RATE_LIMITS
-    reason = ""
-    if not low <= sound.samplerate <= high:
-        reason = f"sample rate {sound.samplerate} Hz is outside {low} to {high} Hz"
-    elif sound.channels > MAX_CHANNELS:
-        reason = f"{sound.channels} channels, more than {MAX_CHANNELS}"
-    if reason:
-        sound.close()
-        raise BadClip(reason)
-    return sound
+@lru_cache(maxsize=4096)
+def _remembered(path: Path, size: int, changed: int) -> Extent:
+    """`extent` of a file that many clips are read of, one by one."""
+    return extent(path)
+
+
+# ---- decoding ------------------------------------------------------------------------------------
+
+
+class Decoder(soundfile.SoundFile):
+    """A sound file that is read block by block to where its samples end.
+
+    soundfile reads no more than a header states, and seeks after each block, where `seekable`.
+    """
+
+    streaming = False
+
+    def seekable(self) -> bool:
+        return not self.streaming and super().seekable()
+
+
+@contextmanager
+def _decoder(path: str | Path, view: View | None) -> Iterator[Decoder]:
+    """A sound file or a view of it, whose rate and channels have been looked at."""
+    with ExitStack() as opened:
+        # As bytes: a name from another system's archive need not be valid UTF-8.
+        source = os.fsencode(path) if os.name == "posix" else path
+        if view is not None:
+            file = opened.enter_context(open(path, "rb", buffering=0))
+            source = containers.Viewed(file, view)
+        sound = opened.enter_context(Decoder(source))
+        low, high = RATE_LIMITS
+        if not low <= sound.samplerate <= high:
+            raise BadClip(f"sample rate {sound.samplerate} Hz is outside {low} to {high} Hz")
+        if sound.channels > MAX_CHANNELS:
+            raise BadClip(f"{sound.channels} channels, more than {MAX_CHANNELS}")
+        yield sound
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Within it, what Python and libsndfile say becomes the reason of a BadClip."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        raise BadClip(f"cannot be read: {error.error_string}") from error
+    except OSError as error:
+        raise BadClip(f"cannot be read: {error.strerror or error}") from error
+    except (RuntimeError, ValueError) as error:
+        raise BadClip(f"cannot be read: {error}") from error
 
 
 def write_wav(path: str | Path, wave: Tensor, sample_rate: int) -> None:
-    """Write `wave (L,)` as 16-bit mono; one that would clip is turned down as a whole."""
+    """Write `wave (L,)` as 16-bit mono; one that would clip is turned down as a whole.
+
+    Raises OSError that names `path`, and leaves no half file.
+    """
+    files.write_bytes(Path(path), wav_bytes(wave, sample_rate), durable=False)
+
+
+def wav_bytes(wave: Tensor, sample_rate: int) -> bytes:
+    """The content of the file that `write_wav` writes."""
     wave = wave.detach().float().cpu()
     peak = float(wave.abs().max())
     if peak > 0.999:
         wave = wave * (0.999 / peak)
     content = io.BytesIO()  # libsndfile says of a full disk no more than "system error"
     soundfile.write(content, wave.numpy(), sample_rate, subtype="PCM_16", format="WAV")
-    Path(path).write_bytes(content.getvalue())
+    return content.getvalue()

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from soundgan.audio import Vocoder, write_wav
+from soundgan import files
+from soundgan.audio import Vocoder
+from soundgan.audio.files import wav_bytes
+from soundgan.errors import UserError
 from soundgan.settings import Config
+
+GENERATED = re.compile(r".+_seed\d+.*_\d{4,}(-\d+)?\.wav", re.DOTALL)  # names of generated sounds
+STEM_BYTES = 255 - len("-9999.wav")  # of a file's name
 
 
 def draw_latents(cfg: Config, count: int, generator: torch.Generator) -> Tensor:
@@ -75,17 +84,81 @@ def write_sounds(
     count: int,
     seconds: float,
     folder: Path,
+    settings: str = "",
 ) -> list[Path]:
     """Write `count` WAVs of each class into a folder, and return their paths.
 
-    `wanted`: the number of each class by the name that its files begin with. Raises OSError.
+    `wanted`: the number of each class by the name that its files begin with. `settings`: what of
+    them is not the run's own, for the names of the files. A file that is there keeps its content:
+    other sounds get a number behind their name, and the same ones are not written again. Raises
+    OSError that names a file; UserError where the sounds are no numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    files.remove_unfinished(folder, older_than=files.DAY)  # of a kill
+    mark_generated(folder)
+    written, take = [], 1
     for name, label in wanted.items():
         waves = generate_sounds(cfg, generator, vocoder, label, count, seconds)
         for number, wave in enumerate(waves):
-            path = folder / f"{name}_seed{cfg.seed}_{number:04d}.wav"
-            write_wav(path, wave, cfg.sound.sample_rate)
+            if not bool(torch.isfinite(wave).all()):
+                raise UserError(
+                    f"What the generator makes of {name} is NaN or Inf: its weights or those of "
+                    "the vocoder are damaged. Copy them back from a backup, or take another "
+                    "--vocoder."
+                )
+            stem = file_stem(name, f"_seed{cfg.seed}{settings}_{number:04d}")
+            content = wav_bytes(wave, cfg.sound.sample_rate)
+            path, take = _place(folder, stem, content, take)
+            if not os.path.lexists(path):
+                files.write_bytes(path, content, durable=False)
             written.append(path)
     return written
+
+
+def mark_generated(folder: Path) -> None:
+    """Mark a folder of generated sounds as such, so that no run takes them for its data.
+
+    One that holds other sounds as well is not marked: they would be left out, too.
+    """
+    others = [
+        name
+        for name in os.listdir(folder)
+        if not name.startswith(".") and not GENERATED.fullmatch(name)
+    ]
+    if not others:
+        files.write_bytes(folder / files.GENERATED_MARK, files.GENERATED_TEXT, durable=False)
+
+
+def file_stem(name: str, rest: str) -> str:
+    """The name of a file without its ending: `name` and `rest`, shortened to what can be stored.
+
+    Of a long name the beginning is kept, and a digest tells it from others that begin so.
+    """
+    room = STEM_BYTES - len(os.fsencode(rest))
+    whole = os.fsencode(name)
+    if len(whole) > room:
+        tail = f"~{files.digest(whole)[:8]}"
+        name = whole[: room - len(tail)].decode(errors="ignore") + tail
+    return name + rest
+
+
+def _place(folder: Path, stem: str, content: bytes, take: int) -> tuple[Path, int]:
+    """`STEM.wav`, `STEM-2.wav`, ...: the one that holds this content, or a free one; its number.
+
+    Free ones count from `take` on, so that sounds that were made together are called alike.
+    """
+    for number in itertools.count(1):
+        path = folder / f"{stem}{f'-{number}' if number > 1 else ''}.wav"
+        if not os.path.lexists(path):
+            if number >= take:
+                return path, number
+        elif _holds(path, content):
+            return path, take
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return (
+        files.is_regular(path)
+        and path.stat().st_size == len(content)
+        and files.read_bytes(path) == content
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from soundgan.config_io import KIND, flag
+from soundgan.console import shell_path
 
 STATED = ("recipe", "run_name", "output_dir", "epochs", "dry_run")  # otherwise, or not wanted
 
@@ -25,7 +26,7 @@ def commands(
     return {
         "finished": finished,
         "train": train_command(run_dir, constants, changed, 2 * epochs if finished else epochs),
-        "generate": f"python generate.py {shlex.quote(str(run_dir))}",
+        "generate": f"python generate.py {shell_path(run_dir)}",
         "labels": {name: _option("label", [name]) for name in classes},
     }
 
@@ -48,7 +49,7 @@ def train_command(run_dir: Path, constants: Mapping, changed: Mapping, epochs: i
             continue
         name = name.removesuffix(f".{KIND}")  # --objective WassersteinGP
         if isinstance(value, bool):
-            words.append(flag(name, value))
+            words.append(shlex.quote(flag(name, value)))
         else:
             words.append(_option(name, value if isinstance(value, list) else [value]))
     return " ".join(words)
@@ -63,4 +64,5 @@ def _option(name: str, values: Sequence[object]) -> str:
     option = flag(name)
     if len(values) == 1 and str(values[0]).startswith("-"):  # would be taken for a flag
         return shlex.quote(f"{option}={values[0]}")
-    return " ".join([option, *(shlex.quote(str(value)) for value in values)])
+    # Quoted as well: a config.json may come from anybody, and its names may be commands.
+    return shlex.join([option, *map(str, values)])

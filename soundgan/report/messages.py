@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from soundgan.console import duration
+from soundgan.console import duration, shell_path
 from soundgan.training.run import Run
 
 
@@ -21,7 +21,7 @@ def estimate(run: Run, steps: int, seconds: float) -> str:
 def what_next(run: Run) -> str:
     """What to do with a finished run."""
     return (
-        f"More sounds: python generate.py {run.cfg.run_dir}. "
+        f"More sounds: python generate.py {shell_path(run.cfg.run_dir)}. "
         f"Longer training: the same command with --epochs {2 * run.epoch}."
     )
 

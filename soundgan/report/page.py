@@ -14,6 +14,7 @@ import html
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,11 +22,15 @@ from pathlib import Path
 import soundfile
 
 from soundgan.errors import UserError
-from soundgan.files import write_bytes
+from soundgan.files import is_regular, read_bytes, write_bytes
 from soundgan.report.run_contents import describe, find_runs
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOW_MEGABYTES = 24  # sounds and pictures that a notebook page embeds at most
+MOST_BYTES = 1 << 27  # of a sound or picture to embed, before it is made smaller
+HEAD_BYTES = 4096  # of a page, among which its mark is
+MARKS = (b'<meta name="generator" content="soundgan">', b"\nThe listening page: one template for")
+_left_alone: set[Path] = set()  # pages of others, of which it has been said
 
 
 def write_pages(run_dir: Path) -> None:
@@ -42,8 +47,8 @@ def write_page(run_dir: Path) -> Path:
     path = Path(run_dir) / "index.html"
     run = describe(Path(run_dir), [])
     above = Path(run_dir).resolve().parent / "index.html"
-    content = {"kind": "run", "runs": [run], "above": above.is_file()}
-    write_bytes(path, _fill(content).encode())
+    content = {"kind": "run", "runs": [run], "above": above.is_file() and is_ours(above)}
+    _write(path, content)
     return path
 
 
@@ -72,8 +77,32 @@ def write_overview(output_dir: Path) -> Path:
     name = output_dir.resolve().name
     content = {"kind": "overview", "name": name, "runs": found, "damaged": damaged}
     path = output_dir / "index.html"
-    write_bytes(path, _fill(content).encode())
+    _write(path, content)
     return path
+
+
+def _write(path: Path, content: dict) -> None:
+    """Write a page, unless something else has its name: that is left alone, and said once."""
+    if is_ours(path):
+        write_bytes(path, _fill(content).encode())
+    elif path not in _left_alone:
+        _left_alone.add(path)
+        print(
+            f"{path} is no page of this program and is left alone: rename it to have the listening "
+            "page there.",
+            flush=True,
+        )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a page may be written there: nothing is, or one that this program wrote."""
+    if not os.path.lexists(path):
+        return True
+    if not is_regular(path):
+        return False
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    return any(mark in head for mark in MARKS)
 
 
 def show(run: str | Path) -> None:
@@ -155,16 +184,27 @@ def _key(column: dict, name: str) -> str:
 def _data_uri(path: Path) -> str:
     """A WAV (as FLAC, half its size) or PNG as a data URI; empty where it cannot be read."""
     try:
-        if path.suffix == ".png":
-            kind, content = "image/png", path.read_bytes()
-        else:
-            kind, buffer = "audio/flac", io.BytesIO()
-            samples, rate = soundfile.read(path, dtype="int16")
-            soundfile.write(buffer, samples, rate, format="FLAC", subtype="PCM_16")
-            content = buffer.getvalue()
-    except (OSError, soundfile.SoundFileError):
+        if os.stat(path).st_size > MOST_BYTES:
+            return ""
+        content = read_bytes(path)
+        kind = "image/png" if path.suffix == ".png" else "audio/flac"
+        if kind == "audio/flac":
+            content = _as_flac(content)
+    except (OSError, RuntimeError, ValueError):  # gone, a pipe, damaged
         return ""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _as_flac(content: bytes) -> bytes:
+    """A WAV as FLAC; raises ValueError or RuntimeError where it is none."""
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(io.BytesIO(content)) as sound:
+        if sound.format != "WAV":
+            raise ValueError("no WAV file")
+        # No more than the file can hold, whatever its header says.
+        samples = sound.read(min(sound.frames, len(content) // sound.channels), dtype="int16")
+        soundfile.write(buffer, samples, sound.samplerate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def _fill(content: dict) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from soundgan import files
 from soundgan.settings import Config, Sound, Spectrogram
 
 # Fonts that hold Chinese, Japanese and Korean, in order of preference; Matplotlib's own has none.
@@ -195,7 +197,9 @@ class Sheet:
         for artist in self.changing:
             self.figure.draw_artist(artist)
         picture = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3])
-        picture.save(path, compress_level=PNG_EFFORT)
+        content = io.BytesIO()  # a full disk would leave half a picture
+        picture.save(content, format="PNG", compress_level=PNG_EFFORT)
+        files.write_bytes(Path(path), content.getbuffer(), durable=False)
 
 
 def _unit(mel: Spectrogram) -> str:
@@ -253,4 +257,6 @@ def draw_curves(path: str | Path, rows: Sequence[Mapping[str, float]]) -> None:
     for axes in grid[len(names) :]:
         axes.remove()
     figure.supxlabel("epoch", fontsize=9)
-    figure.savefig(path)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    files.write_bytes(Path(path), content.getbuffer(), durable=False)

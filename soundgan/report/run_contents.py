@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -10,11 +9,15 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from soundgan.files import read_bytes
 from soundgan.report.commands import commands, named
 from soundgan.run_folder import read_config
+from soundgan.training.log import NotReadable, Table, number, read_table
 
 ROUND_TRIP = "real"  # the folder of real clips that went through the vocoder
-EPOCH_SET = re.compile(r"epoch_(\d+)")  # a set of sounds below samples/
+EPOCH_SET = re.compile(r"epoch_(\d{1,9})")  # a set of sounds below samples/
+MOST_SCORES = 1 << 26  # bytes of a scores.json
+DEPTH = 8  # of tables and lists within each other, in config.json and scores.json
 
 
 def find_runs(output_dir: Path) -> Iterator[Path]:
@@ -32,16 +35,13 @@ def describe(run_dir: Path, steps: Sequence[str]) -> dict:
     Raises UserError where config.json lacks or is damaged; other damaged files are named in
     `problems`, and the rest is described all the same.
     """
-    content = read_config(run_dir)
+    content = _shallow(read_config(run_dir))
     constants, problems = content["config"], []
     changed = content.get("changed") or {}
     log = _read_table(run_dir / "log.csv", problems)
     scores = _read_scores(run_dir / "scores.json", problems)
     rows = list(content["classes"])
     columns = list(_columns(run_dir, rows, steps))
-    best_weights = any(
-        (run_dir / "checkpoints" / f"best.{e}").is_file() for e in ("pt", "safetensors")
-    )
     said = ("classes", "config", "changed", "versions")  # elsewhere on the page
     facts = {k: v for k, v in content.items() if k not in said}
     epoch = max(log["epochs"] + [c["epoch"] for c in columns if c["kind"] == "epoch"], default=0)
@@ -57,7 +57,7 @@ def describe(run_dir: Path, steps: Sequence[str]) -> dict:
         "log": log,
         "score_log": _read_table(run_dir / "scores.csv", problems),
         "scores": scores,
-        "best_weights": best_weights,
+        "best_weights": (run_dir / "best.safetensors").is_file(),
         "facts": facts,
         "constants": constants,
         "versions": content.get("versions"),
@@ -66,6 +66,17 @@ def describe(run_dir: Path, steps: Sequence[str]) -> dict:
         ),
         "problems": problems,
     }
+
+
+def _shallow(value: object, depth: int = DEPTH) -> object:
+    """What was read from JSON, without what lies deeper than any file of ours goes."""
+    if not isinstance(value, (dict, list)):
+        return value
+    if not depth:
+        return "..."
+    if isinstance(value, list):
+        return [_shallow(inner, depth - 1) for inner in value]
+    return {key: _shallow(inner, depth - 1) for key, inner in value.items()}
 
 
 def _columns(run_dir: Path, rows: list[str], steps: Sequence[str]) -> Iterator[dict]:
@@ -106,27 +117,27 @@ def _names(folder: Path) -> list[str]:
 
 def _read_table(path: Path, problems: list[str]) -> dict:
     """A CSV of one row an epoch as `epochs [E]` and `columns {name: [E values or None]}`."""
-    by_epoch: dict[int, dict] = {}
     try:
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            for row in csv.DictReader(file):
-                epoch = _number(row.get("epoch"))
-                if epoch is not None:
-                    by_epoch[int(epoch)] = row
+        table = read_table(path)
     except FileNotFoundError:
-        pass
-    except (OSError, csv.Error) as error:
+        table = Table()
+    except (OSError, NotReadable) as error:
         problems.append(f"{path.name} cannot be read ({error}).")
+        table = Table()
+    if table.problems:
+        problems.append(f"{path.name} cannot be read in full ({table.problems[0]}).")
+    rows = ((_number(cells.get("epoch", "")), cells) for _, cells in table.rows)
+    by_epoch = {int(epoch): cells for epoch, cells in rows if epoch is not None}
     epochs = sorted(by_epoch)
-    names = dict.fromkeys(n for e in epochs for n in by_epoch[e] if n and n != "epoch")
-    columns = {name: [_number(by_epoch[e].get(name)) for e in epochs] for name in names}
+    names = [name for name in table.names if name != "epoch"]
+    columns = {name: [_number(by_epoch[e][name]) for e in epochs] for name in names}
     return {"epochs": epochs, "columns": {k: v for k, v in columns.items() if set(v) - {None}}}
 
 
-def _number(text: object) -> float | None:
+def _number(cell: str) -> float | None:
     try:
-        value = float(text)
-    except (TypeError, ValueError):
+        value = number(cell)
+    except ValueError:
         return None
     return value if math.isfinite(value) else None
 
@@ -134,7 +145,9 @@ def _number(text: object) -> float | None:
 def _read_scores(path: Path, problems: list[str]) -> dict | None:
     """The content of scores.json, or None; why a damaged one is not shown goes to `problems`."""
     try:
-        scores = json.loads(path.read_bytes())
+        if os.stat(path).st_size > MOST_SCORES:
+            raise ValueError(f"more than {MOST_SCORES / 1e6:.0f} MB")
+        scores = _shallow(json.loads(read_bytes(path)))
         tables = [scores["rows"], scores.get("per_class") or {}]
         if not all(isinstance(row, dict) for table in tables for row in table.values()):
             raise TypeError("a row is no table")

@@ -39,8 +39,10 @@ class Samples:
         self.cfg, self.vocoder = cfg, vocoder
         self.names = samples_of(classes)
         if cfg.conditional:
-            labels = np.array(clips.labels)[rows]
-            real = [rows[np.argmax(labels == k)] for k in range(len(self.names))]
+            labels = np.array(clips.labels)
+            # Of a class whose only clips are held out, one of these.
+            order = np.concatenate([rows, np.setdiff1d(np.arange(len(labels)), rows)])
+            real = [order[np.argmax(labels[order] == k)] for k in range(len(self.names))]
         else:
             real = [rows[k * len(rows) // len(self.names)] for k in range(len(self.names))]
         self.recordings = recordings(clips, real)

@@ -7,7 +7,10 @@ nothing.
 from __future__ import annotations
 
 import math
+import os
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,7 +20,8 @@ from soundgan.audio.vocoders import Vocoder
 from soundgan.dataset import Clips, Split
 from soundgan.evaluation import scores
 from soundgan.evaluation.evaluator import Evaluator, make_evaluator
-from soundgan.files import write_bytes
+from soundgan.files import read_bytes, set_aside, write_bytes
+from soundgan.models.loading import packed, unpacked
 from soundgan.settings import Config
 from soundgan.training.log import Log
 from soundgan.training.tensorboard import Events
@@ -57,16 +61,44 @@ class ScoreLog:
         content = scores.score(cfg, generator, self.vocoder, self._evaluator)
         made = content["rows"][scores.GENERATED]
         log = self.open_log(cfg, epoch, self.events)
-        others = [row["kernel"] for row in log.rows]
-        if not others or made["kernel"] < min(others):
-            folder = cfg.run_dir / "checkpoints"
-            write_bytes(folder / "best.pt", (folder / "last.pt").read_bytes())
-            write_bytes(cfg.run_dir / "best.safetensors", weights)
-        row = {k: math.nan if v is None else v for k, v in made.items()}
-        log.add({"epoch": epoch} | row)
-        best = min(log.rows, key=lambda row: row["kernel"])
-        content["best"] = {k: best[k] for k in ("epoch", "kernel")}
+        keep_best(cfg.run_dir, log, epoch, made["kernel"], weights)
+        log.add({"epoch": epoch} | {k: math.nan if v is None else v for k, v in made.items()})
+        if best := best_of(cfg.run_dir, log):
+            content["best"] = best
         content["seconds"] = time.perf_counter() - start
         scores.write_scores(cfg, epoch, step, "last", content)
         log.write()
         tqdm.write(scores.in_short(epoch, content))
+
+
+def keep_best(run_dir: Path, log: Log, epoch: int, kernel: float | None, weights: bytes) -> None:
+    """Keep the last checkpoint and its `weights` as the best where none has a lesser distance.
+
+    The history is scores.csv and what best.safetensors says of itself, so that the best stays
+    where one of them is lost. Where neither says how good the best is, it is set aside. A `kernel`
+    that is no number (there were too few clips to measure) is never better than one that is.
+    """
+    if kernel is None or not math.isfinite(kernel):
+        return
+    best = best_of(run_dir, log)
+    if best and kernel >= best["kernel"]:
+        return
+    checkpoints = run_dir / "checkpoints"
+    if not best:
+        for path in (checkpoints / "best.pt", run_dir / "best.safetensors"):
+            if os.path.lexists(path):
+                tqdm.write(f"How good {path} is, nothing says: it is kept as {set_aside(path)}.")
+    write_bytes(checkpoints / "best.pt", read_bytes(checkpoints / "last.pt"))
+    state, about = unpacked(weights)
+    about |= {"epoch": epoch, "kernel": float(f"{kernel:.6g}")}  # as the log has it
+    write_bytes(run_dir / "best.safetensors", packed(state, about))
+
+
+def best_of(run_dir: Path, log: Log) -> dict | None:
+    """Epoch and kernel distance of the least one known, or None."""
+    known = [{k: row[k] for k in ("epoch", "kernel")} for row in log.rows]
+    with suppress(OSError, ValueError, KeyError):  # none yet, damaged, or an earlier version's
+        about = unpacked(read_bytes(run_dir / "best.safetensors"))[1]
+        known.append({"epoch": int(about["epoch"]), "kernel": float(about["kernel"])})
+    known = [row for row in known if math.isfinite(row["kernel"])]
+    return min(known, key=lambda row: row["kernel"], default=None)

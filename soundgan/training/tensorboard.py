@@ -11,12 +11,13 @@ import soundfile
 import torch
 
 from soundgan.errors import UserError
+from soundgan.files import DAY, naming
 
 
 class Events:
     """TensorBoard events in `folder`; a run continued after `epoch` hides what it does again.
 
-    Raises UserError where TensorBoard is not installed.
+    Raises UserError where TensorBoard is not installed; every method, OSError that names a file.
     """
 
     def __init__(self, folder: Path, epoch: int) -> None:
@@ -27,20 +28,26 @@ class Events:
                 "tensorboard = True, but TensorBoard is not installed: pip install tensorboard, or "
                 "leave --tensorboard out."
             ) from error
-        self.writer = SummaryWriter(folder, purge_step=epoch + 1)
+        self.folder = folder
+        with naming(folder):
+            # It is flushed here: what fails in its own thread would end in a traceback.
+            self.writer = SummaryWriter(folder, purge_step=epoch + 1, flush_secs=DAY)
 
     def scalars(self, group: str, row: Mapping[str, float]) -> None:
         """The finite values of a log's row, as `<group>/<column>` at its epoch."""
-        for name, value in row.items():
-            if name != "epoch" and math.isfinite(value):
-                self.writer.add_scalar(f"{group}/{name}", value, row["epoch"])
-        self.writer.flush()
+        with naming(self.folder):
+            for name, value in row.items():
+                if name != "epoch" and math.isfinite(value):
+                    self.writer.add_scalar(f"{group}/{name}", value, row["epoch"])
+            self.writer.flush()
 
     def sounds(self, folder: Path, epoch: int) -> None:
         """The WAVs and PNGs of one set of samples."""
         for path in sorted(folder.glob("*.wav")):
             wave, rate = soundfile.read(path, dtype="float32")
-            self.writer.add_audio(path.stem, torch.from_numpy(wave)[None], epoch, rate)
             picture = matplotlib.image.imread(path.with_suffix(".png"))[..., :3]
-            self.writer.add_image(path.stem, picture, epoch, dataformats="HWC")
-        self.writer.flush()
+            with naming(self.folder):
+                self.writer.add_audio(path.stem, torch.from_numpy(wave)[None], epoch, rate)
+                self.writer.add_image(path.stem, picture, epoch, dataformats="HWC")
+        with naming(self.folder):
+            self.writer.flush()

@@ -85,3 +85,13 @@ def test_labels_are_quoted():
     labels = commands.commands(Path("r"), {}, {}, 1, ["a", "it's", "-x y"])["labels"]
     assert shlex.split(labels["it's"]) == ["--label", "it's"]
     assert shlex.split(labels["-x y"]) == ["--label=-x y"]
+
+
+def test_paths_are_quoted():
+    for name in ("Tom's runs/a b", "-x/run", "$HOME/`x`"):
+        said = commands.commands(Path(name), {"recipe": "best"}, {}, 1, [])
+        assert Path(shlex.split(said["generate"])[-1]) == Path(name)
+        assert not shlex.split(said["generate"])[-1].startswith("-")
+        words = shlex.split(said["train"])
+        again = command_line.parse(words[2:], config.RECIPES, config.SUMMARIES, config.RECIPE)
+        assert again.run_dir == Path(name)

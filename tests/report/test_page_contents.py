@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def test_scores_and_their_marks(opened, tmp_path):
     run_dir = make_run(tmp_path / "run")
     (run_dir / "checkpoints").mkdir()
-    (run_dir / "checkpoints" / "best.pt").write_bytes(b"")
+    (run_dir / "best.safetensors").write_bytes(b"")
     tab = opened(report.write_page(run_dir))
     table = tab.get_by_role("table", name="Real and generated")
     assert texts(table.locator("thead th")) == ["sounds", "clips", "accuracy", "kernel"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 import train
 from soundgan.errors import UserError
 from soundgan.settings import Config
+from soundgan.training import tensorboard
 from soundgan.training.log import Log
 
 
@@ -48,3 +50,19 @@ def test_without_tensorboard_it_says_what_to_install(
     with pytest.raises(UserError, match="pip install tensorboard"):
         train.train(replace(small, tensorboard=True))
     assert not (small.run_dir / "log.csv").exists()
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    events = tensorboard.Events(tmp_path / "events", 0)
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(events.writer, "flush", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        events.scalars("log", {"epoch": 1, "loss": 0.5})
+    assert caught.value.filename == str(tmp_path / "events")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="exists") as caught:
+        tensorboard.Events(tmp_path / "file", 0)
+    assert caught.value.filename == str(tmp_path / "file")
