@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from soundgan.report import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
@@ -20,6 +25,8 @@ SMALL = (
     "--generator.channels 16 8 --critic.channels 8 16 --generator.norm-groups 4 "
     "--critic.norm-groups 4 --batch-size 4 --score-every 0"
 )
+
+ODD = """sounds' "$HOME" {x} {{y}} `z` \\ $$"""  # what a shell or IPython would take apart
 
 
 @pytest.fixture
@@ -33,10 +40,11 @@ def tagged(cell, tag: str) -> bool:
 
 @pytest.mark.slow
 def test_it_runs_and_plays(notebook, sounds, tmp_path):
-    folder = sounds.rename(sounds.with_name("Tom's sounds"))  # what a shell would take apart
+    folder, out, name = sounds.with_name(f"Tom's {ODD}"), tmp_path / ODD, f"-{ODD}"
+    sounds.rename(folder)
     (parameters,) = [cell for cell in notebook.cells if tagged(cell, "parameters")]
-    values = (str(folder), str(tmp_path / "out"), 1, SMALL)
-    parameters.source += "\nSOUNDS, OUTPUTS, EPOCHS, MORE = " + repr(values)
+    values = (str(folder), str(out), name, 1, SMALL)
+    parameters.source += "\nSOUNDS, OUTPUTS, RUN_NAME, EPOCHS, MORE = " + repr(values)
     notebook.cells = [cell for cell in notebook.cells if not tagged(cell, "colab")]
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}})
     client.execute()
@@ -46,7 +54,7 @@ def test_it_runs_and_plays(notebook, sounds, tmp_path):
     assert len(players) == 3 * 2  # two more of each class
     assert len(pages) == 1
     assert pages[0]["data"]["text/html"].count("data:audio/flac") == 3 * 3  # real, played, made
-    assert len(list((tmp_path / "out" / "first-run" / "generated").glob("*.wav"))) == 6
+    assert len(list((out / name / "generated").glob("*.wav"))) == 6
 
 
 def test_it_is_clean(notebook):
@@ -112,3 +120,36 @@ def test_colab_keeps_its_torch(notebook, tmp_path, monkeypatch):
     assert "torch==2." in pins
     assert "torchaudio==2." in pins
     assert install == "%pip install -q -r {TEMP}/wanted.txt -c {TEMP}/keep.txt"
+
+
+# ---- commands ------------------------------------------------------------------------------------
+
+SAVES = """
+import pathlib, sys, time
+print(sys.argv[1])
+try:
+    pathlib.Path(sys.argv[2]).touch()
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("saving")
+    time.sleep(0.5)
+    print("sav\u00e9d")
+    sys.exit(75)
+"""
+
+
+def test_a_command_saves_when_it_is_stopped(tmp_path, capsys):
+    ready = tmp_path / "ready"
+
+    def stop() -> None:
+        while not ready.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)  # what the stop button does to the kernel
+
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    assert run_command("-c", SAVES, ODD, str(ready)) == 75
+    thread.join()
+    assert capsys.readouterr().out.splitlines() == [ODD, "saving", "sav\u00e9d"]
+    assert run_command("-c", "import sys; print('no', file=sys.stderr); sys.exit(2)") == 2
+    assert capsys.readouterr().out == "no\n"
