@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import tyro
 
 from soundgan import config_io, console, run_folder
+from soundgan.audio import may_fetch
 from soundgan.command_line import expanded_path
 from soundgan.errors import UserError
 from soundgan.evaluation.finished_run import score_run
@@ -75,7 +76,8 @@ def evaluate(options: Options) -> dict:
     here = {"output_dir": str(run_dir.parent), "run_name": run_dir.name}
     cfg = config_io.change(cfg, changes | here)
     cfg.check()
-    scores = score_run(cfg, classes, generator, options.weights)
+    fetch = bool(options.vocoder) or may_fetch(cfg.vocoder)  # a run's config fetches nothing else
+    scores = score_run(cfg, classes, generator, options.weights, fetch)
     write_pages(run_dir)
     return scores
 

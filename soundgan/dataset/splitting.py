@@ -226,7 +226,7 @@ def split(
     parts = _enough(cfg, clips, Split(training, apart, said, record), known)
     for note in notes:
         print(note, flush=True)
-    if keep:
+    if keep and (record or not known or os.path.lexists(cfg.run_dir / NAME)):
         _write(cfg.run_dir / NAME, record)
     return parts
 
@@ -287,13 +287,21 @@ def _enough(cfg: Config, clips: Clips, parts: Split, known: bool) -> Split:
     if (count := len(parts.training)) >= cfg.batch_size:
         return parts
     apart = f" ({len(clips) - count} more are held out, --holdout 0)" if count < len(clips) else ""
-    lower = f", or lower batch_size (--batch-size {count})" if count else ""
+    lower = f", or lower batch_size (--batch-size {count})" if _can_train(cfg, count) else ""
     usable = "1 usable clip" if count == 1 else f"{count} usable clips"
     left = f"; of {len(clips.left_out)} left out: {_reasons(clips)}" if clips.left_out else ""
     raise UserError(
         f"{usable} to train on below {clips.root}{apart}, and a batch is of {cfg.batch_size}: "
         f"bring more sounds{lower}{left}."
     )
+
+
+def _can_train(cfg: Config, batch_size: int) -> bool:
+    try:
+        replace(cfg, batch_size=batch_size).check()
+    except UserError:
+        return False
+    return True
 
 
 def _reasons(clips: Clips) -> str:
@@ -323,7 +331,7 @@ def _said(
     mixed = held & {rows[i][2] for i in np.flatnonzero(~mask)}
     whole = "" if mixed else f", {len(held)} whole sources by their names"
     copies = len(set(clips.digests)) < len(clips)
-    together = ", copies of a clip on its side" if copies else ""
+    together = "; copies of a clip are on its side" if copies else ""
     return f"{mask.sum()} of {len(mask)} clips are held out for the scores{whole}{together}."
 
 

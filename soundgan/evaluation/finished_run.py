@@ -20,12 +20,14 @@ from soundgan.settings import Config
 from soundgan.training.devices import pick_device
 
 
-def score_run(cfg: Config, classes: list[str], generator: nn.Module, weights: str) -> dict:
+def score_run(
+    cfg: Config, classes: list[str], generator: nn.Module, weights: str, fetch: bool
+) -> dict:
     """Score a trained generator against its real sounds and write the run's scores.json.
 
-    `classes`: those it was trained on; `weights`: last or best. Returns the scores. Raises
-    UserError where the real sounds are not there, are not those of the run, or where no one knows
-    any more which of them the run never saw.
+    `classes`: those it was trained on; `weights`: last or best; `fetch`: whether the vocoder may be
+    downloaded. Returns the scores. Raises UserError where the real sounds are not there, are not
+    those of the run, or where no one knows any more which of them the run never saw.
     """
     start = time.perf_counter()
     device = pick_device(cfg)
@@ -34,7 +36,7 @@ def score_run(cfg: Config, classes: list[str], generator: nn.Module, weights: st
     one_is_enough = replace(cfg, batch_size=1)  # nothing is trained
     split = dataset.split(one_is_enough, clips, known=True, saved=saved)
     print(split.said, flush=True)
-    vocoder, note = load_vocoder(cfg, device)
+    vocoder, note = load_vocoder(cfg, device, fetch)
     if note:
         print(note, flush=True)
     evaluator = make_evaluator(cfg, clips, split, vocoder, device)

@@ -6,6 +6,7 @@ The figures come from waveforms, beside the same figures for real sounds: no net
 from __future__ import annotations
 
 import json
+import math
 
 import torch
 from torch import Tensor, nn
@@ -124,10 +125,19 @@ def _applies(name: str, evaluator: Evaluator) -> bool:
 
 
 def write_scores(cfg: Config, epoch: int, step: int, weights: str, scores: dict) -> None:
-    """Write `scores.json` of a run; `weights`: last or best."""
+    """Write `scores.json` of a run; `weights`: last or best. What is no number becomes null."""
     about = {"recipe": cfg.recipe, "epoch": epoch, "step": step, "weights": weights}
-    content = json.dumps(about | scores, indent=2, allow_nan=False)
+    content = json.dumps(_without_nan(about | scores), indent=2, allow_nan=False)
     files.write_bytes(cfg.run_dir / "scores.json", content.encode())
+
+
+def _without_nan(value: object) -> object:
+    """The same content, with None for each NaN or infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _without_nan(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def in_short(epoch: int, scores: dict) -> str:
