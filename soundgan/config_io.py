@@ -6,11 +6,14 @@ Constants have full names here, those of the command line: `epochs`, `sound.fram
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from soundgan import files
 from soundgan.errors import UserError, nearest
-from soundgan.parts import Part, concrete, names_of
+from soundgan.parts import Part, concrete, names_of, shown
 from soundgan.settings import BASES, Config, parts_of
 
 OF_A_RUN = (  # constants that belong to the run: all others belong to the recipe
@@ -19,7 +22,7 @@ OF_A_RUN = (  # constants that belong to the run: all others belong to the recip
     *("graph", "compile", "background", "decode_threads", "tensorboard", "init_from"),
     "dry_run",
 )
-FREE = ("epochs", "vocoder", "generator.latent_spread")  # of a recipe, what may change
+FREE = ("epochs", "batch_size", "vocoder", "generator.latent_spread")  # a recipe's: may change
 MUST_MATCH = ("seed", "holdout", "holdout_dir")  # of a run, what may not
 KIND = "kind"  # in a part that was written down, the name of its class
 
@@ -98,7 +101,9 @@ def _written(value: object) -> object:
 
 
 def from_dict(values: Mapping, where: str) -> Config:
-    """The inverse of `to_dict`; raises UserError naming `where` when the names do not fit."""
+    """The inverse of `to_dict`, checked; raises UserError naming `where` for what does not fit."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} is damaged: its constants are no table.")
     refuse_old(values, where)
     try:
         cfg = Config(**{name: _read(name, value) for name, value in values.items()})
@@ -106,10 +111,7 @@ def from_dict(values: Mapping, where: str) -> Config:
         raise UserError(
             f"{where} is damaged, or of another version of this program ({error})."
         ) from error
-    try:
-        cfg.check()
-    except (TypeError, AttributeError) as error:  # "64" for 64
-        raise UserError(f"{where} is damaged: a constant has the wrong type ({error}).") from error
+    cfg.check(where)
     return cfg
 
 
@@ -128,11 +130,43 @@ def _read(name: str, value: object) -> object:
     if name not in BASES:
         return tuple(value) if isinstance(value, list) else value
     kinds = concrete(BASES[name])
-    if not isinstance(value, Mapping) or value.get(KIND) not in kinds:
-        kind = value.get(KIND) if isinstance(value, Mapping) else value
+    kind = value.get(KIND) if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping) or not isinstance(kind, str) or kind not in kinds:
         raise UserError(
-            f"its {name} is {kind!r}, which this program does not know, or not before config.py, "
-            f"which brings its kinds, is imported; known: {', '.join(kinds) or 'none'}"
+            f"its {name} is {shown(kind)}, which this program does not know, or not before "
+            f"config.py, which brings its kinds, is imported; known: {', '.join(kinds) or 'none'}"
         )
     own = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != KIND}
-    return kinds[value[KIND]](**own)
+    return kinds[kind](**own)
+
+
+# ---- JSON ----------------------------------------------------------------------------------------
+
+MOST_BYTES = 16 * 2**20  # of a file of JSON
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file of JSON, which must say everything once and have numbers for numbers.
+
+    Raises ValueError with the reason; OSError where there is no such file, or no regular one.
+    """
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
+    content = files.read_bytes(path)
+    try:
+        return json.loads(content, object_pairs_hook=_once, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"it says {shown(name)} more than once")
+        table[name] = value
+    return table
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")

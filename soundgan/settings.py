@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -20,31 +19,30 @@ import torch
 import tyro
 
 from soundgan.errors import UserError
-from soundgan.parts import Checked, Need, Part, concrete, names_of
+from soundgan.parts import (
+    Checked,
+    Need,
+    Part,
+    concrete,
+    misfit,
+    names_of,
+    not_negative,
+    positive,
+    shown,
+    types_of,
+    within,
+)
 
 GRIFFIN_LIM = "griffin-lim"  # the vocoder that needs nothing but torchaudio
 LIBROSA = "librosa"  # librosa's mel inversion: slow, and what the authors of lofi-wgan used
 NO_VOCODER = "none"  # for raw audio
 
-
-# ---- checks --------------------------------------------------------------------------------------
-
-
-def _at_least(part: object, need: Need, least: float, names: Iterable[str]) -> None:
-    for name in names:
-        need(getattr(part, name) >= least, name, f"must be at least {least}")
-
-
-def _positive(part: object, need: Need, names: Iterable[str]) -> None:
-    for name in names:
-        value = getattr(part, name)
-        need(math.isfinite(value) and value > 0, name, "must be a positive number")
-
-
-def not_negative(part: object, need: Need, names: Iterable[str]) -> None:
-    for name in names:
-        value = getattr(part, name)
-        need(math.isfinite(value) and value >= 0, name, "must be zero or a positive number")
+# Bounds: more than anybody needs, and less than what makes a machine stand still.
+MOST_RATE = 1_000_000  # Hz
+MOST_SAMPLES = 2**26  # of a clip, as samples or as values of a spectrogram (50 minutes at 22 kHz)
+MOST_CHANNELS = 2**16  # of one layer
+MOST_WEIGHTS = 10**9  # of one network
+MOST_TIMES = 10**12  # epochs
 
 
 # ---- sound --------------------------------------------------------------------------------------
@@ -146,14 +144,21 @@ class Spectrogram(Sound):
         return math.log1p(self.compression_constant * most) if self.compression == "log1p" else 1.0
 
     def check(self, cfg: Config, need: Need) -> None:
-        _at_least(self, need, 1, ("sample_rate", "n_fft", "hop", "n_mels", "frames"))
-        _positive(self, need, ("compression_constant", "power"))
+        within(self, need, 1, MOST_RATE, ["sample_rate"])
+        within(self, need, 1, 2**16, ("n_fft", "hop", "n_mels"))
+        within(self, need, 1, MOST_SAMPLES, ["frames"])
+        within(self, need, 1e-30, 1e12, ["compression_constant"])
+        within(self, need, 0.1, 4, ["power"])
         need(self.hop <= self.n_fft, "hop", f"must not exceed n_fft ({self.n_fft})")
         need(0 <= self.f_min < self.f_max, "f_min", f"must lie between 0 and f_max ({self.f_max})")
         need(self.f_max <= self.sample_rate / 2, "f_max", "must not exceed half the sample rate")
         long_enough = self.clip_samples > self.n_fft // 2
         need(long_enough, "frames", "too short for one Fourier window: raise it, or lower n_fft")
-        not_negative(self, need, ["jitter"])
+        short_enough = self.clip_samples <= MOST_SAMPLES
+        need(short_enough, "frames", f"must make at most {MOST_SAMPLES} samples")
+        for name, size in (("frames", self.frames), ("n_fft", self.n_fft)):
+            need(self.n_mels * size <= MOST_SAMPLES, name, f"too much with n_mels ({self.n_mels})")
+        within(self, need, 0, 100, ["jitter"])
         natural = self.compression == "ln" or self.jitter == 0
         need(natural, "jitter", "is for natural logarithms (compression ln): 0 otherwise")
         need(cfg.vocoder != NO_VOCODER, "vocoder", "spectrograms need a vocoder")
@@ -183,7 +188,8 @@ class Waveform(Sound):
         return self.samples
 
     def check(self, cfg: Config, need: Need) -> None:
-        _at_least(self, need, 1, ("sample_rate", "samples"))
+        within(self, need, 1, MOST_RATE, ["sample_rate"])
+        within(self, need, 1, MOST_SAMPLES, ["samples"])
         needless = cfg.vocoder == NO_VOCODER
         need(needless, "vocoder", f"raw audio needs no vocoder ({NO_VOCODER})")
 
@@ -206,6 +212,13 @@ class Network(Part):
         """The network, initialised, on the CPU."""
         raise NotImplementedError
 
+    def size(self, cfg: Config, num_classes: int = 0) -> int:
+        """About how many weights it has; 0: it does not say."""
+        return 0
+
+    def check(self, cfg: Config, need: Need) -> None:
+        need(self.size(cfg) <= MOST_WEIGHTS, "channels", f"must make less than {MOST_WEIGHTS} weights")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generator(Network):
@@ -222,7 +235,8 @@ class Generator(Network):
     more typical sounds (truncation, Brock et al. 2019), over 1 more different ones."""
 
     def check(self, cfg: Config, need: Need) -> None:
-        _at_least(self, need, 1, ["latent_dim"])
+        within(self, need, 1, MOST_CHANNELS, ["latent_dim"])
+        super().check(cfg, need)
         need(0 < self.latent_spread <= 10, "latent_spread", "must be over 0 and at most 10")
 
 
@@ -237,6 +251,7 @@ class Critic(Network):
     """Chance of each random change of what the critic sees, real and generated; 0: none."""
 
     def check(self, cfg: Config, need: Need) -> None:
+        super().check(cfg, need)
         need(0 <= self.augment <= 1, "augment", "must be a chance from 0 to 1")
         need(not cfg.sound.raw or self.augment == 0, "augment", "is for spectrograms: 0 otherwise")
         for name in ("class_weight", "latent_weight"):
@@ -265,7 +280,7 @@ class Objective(Part):
 
     def check(self, cfg: Config, need: Need) -> None:
         not_negative(self, need, [name for name in names_of(type(self)) if name.endswith("weight")])
-        _at_least(self, need, 1, ["r1_r2_every"])
+        within(self, need, 1, MOST_TIMES, ["r1_r2_every"])
         alone = self.r1_r2_weight == 0 or not cfg.critic.batch_norm
         need(alone, "r1_r2_weight", "needs a critic that scores each clip by itself (critic.norm)")
         labels = self.class_weight == 0 or cfg.conditional
@@ -297,8 +312,8 @@ class Optimiser(Part):
         raise NotImplementedError
 
     def check(self, cfg: Config, need: Need) -> None:
-        _at_least(self, need, 1, ["critic_steps"])
-        _positive(self, need, ("generator_lr", "critic_lr"))
+        within(self, need, 1, 1000, ["critic_steps"])
+        positive(self, need, ("generator_lr", "critic_lr"))
         half = self.ema_half_life
         need(half >= 0, "ema_half_life", "must be 0 (none) or a number of updates")
 
@@ -411,18 +426,29 @@ class Config(Checked):
     def clip_seconds(self) -> float:
         return self.sound.clip_samples / self.sound.sample_rate
 
-    def check(self) -> None:
-        """Raise UserError naming the first constant whose value cannot work, and why."""
+    def check(self, source: str = "") -> None:
+        """Raise UserError naming the first constant whose value cannot work, and why.
+
+        `source`: the file that the constants were read from, where they are none of the user's.
+        """
+        self.check_types(source)  # all of them first: a check may look at any constant
+        _check_run(self, _need(self, "", source))
+        for where, part in parts_of(self).items():
+            part.check(self, _need(self, where, source))
+
+    def check_types(self, source: str = "") -> None:
+        """Raise UserError naming the first constant that is of another type than annotated."""
         for name, base in BASES.items():
             if type(getattr(self, name)).__name__ not in concrete(base):
                 known = ", ".join(concrete(base))
                 raise UserError(f"{name} of {self.recipe} must be one of {known} (config.py).")
-        _check_run(self, _need(self))
-        for name, part in parts_of(self).items():
-            part.check(self, _need(self, name))
+        for where, owner in {"": self, **parts_of(self)}.items():
+            for name, kind in types_of(type(owner)).items():
+                why = misfit(kind, getattr(owner, name))
+                _need(self, where, source)(not why, name, why)
 
 
-def _need(cfg: Config, where: str = "") -> Need:
+def _need(cfg: Config, where: str, source: str) -> Need:
     """What a check calls; it raises UserError where a constant does not hold.
 
     A name is one of the part `where`, or else a full name.
@@ -433,21 +459,27 @@ def _need(cfg: Config, where: str = "") -> Need:
             return
         own = where and hasattr(getattr(cfg, where), name)
         full = f"{where}.{name}" if own else name
-        flag = "--" + full.replace("_", "-")
-        raise UserError(f"{full} = {attrgetter(full)(cfg)!r}: {why} ({flag}, or config.py).")
+        said = f"{full} = {shown(attrgetter(full)(cfg))}: {why}"
+        if source:
+            raise UserError(f"{source} is damaged, or was edited: {said}.")
+        raise UserError(f"{said} (--{full.replace('_', '-')}, or config.py).")
 
     return need
 
 
 def _check_run(cfg: Config, need: Need) -> None:
-    _at_least(cfg, need, 1, ("epochs", "batch_size", "sample_every", "checkpoint_every"))
+    within(cfg, need, 1, MOST_TIMES, ("epochs", "sample_every", "checkpoint_every"))
+    within(cfg, need, 1, 10**6, ["batch_size"])
     need(0 <= cfg.seed < 2**63, "seed", "must be a whole number from 0 to 2**63 - 1")
     need(0 <= cfg.holdout <= 0.5, "holdout", "must be a share from 0 (none) to 0.5")
     need(cfg.score_every >= 0, "score_every", "must be 0 (never) or more")
-    need(cfg.score_clips >= 2, "score_clips", "must be at least 2")
-    need(cfg.decode_threads >= 0, "decode_threads", "must be 0 or more")
-    plain = Path(cfg.run_name).name == cfg.run_name and not cfg.run_name.startswith(".")
-    need(plain, "run_name", "must be a plain folder name that starts with no dot")
+    within(cfg, need, 2, 10**5, ["score_clips"])
+    within(cfg, need, 0, 1024, ["decode_threads"])
+    for name in ("run_name", "recipe"):
+        value = getattr(cfg, name)
+        plain = Path(value).name == value and not value.startswith(".")
+        need(plain, name, "must be a plain folder name that starts with no dot")
+    need(bool(cfg.recipe), "recipe", "must not be empty")
 
 
 def parts_of(cfg: Config) -> dict[str, Part]:

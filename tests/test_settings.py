@@ -125,7 +125,8 @@ def test_values_that_cannot_work_are_named(words, said):
 
 def test_a_constant_of_another_type_is_one_sentence(default):
     wrong = {"sn-wgan-gp": change(default, {"seed": "abc"})}
-    with pytest.raises(UserError, match=r"A constant of sn-wgan-gp has the wrong type \(.*config"):
+    said = r"^seed = 'abc': must be a whole number \(--seed, or config\.py\)\.$"
+    with pytest.raises(UserError, match=said):
         parse([], wrong, config.SUMMARIES, "sn-wgan-gp")
 
 
@@ -142,7 +143,8 @@ def test_constants_survive_being_written(recipe):
         ({"colour": 1}, "x.json is damaged, or of another version .*colour"),
         ({"critic": {"kind": "os.system"}}, "x.json is damaged, or of another version"),
         ({"sound": {"kind": "Spectrogram", "colour": 1}}, "x.json is damaged, .* 'colour'"),
-        ({"epochs": "64"}, "x.json is damaged: a constant has the wrong type"),
+        ({"epochs": "64"}, r"^x.json is damaged, or was edited: epochs = '64': must be a whole num"),
+        ({"epochs": 0}, r"^x.json is damaged, or was edited: epochs = 0: must be at least 1\.$"),
     ],
 )
 def test_written_constants_that_do_not_fit_are_one_sentence(default, changes, said):

@@ -10,9 +10,8 @@ Written from the paper; modules bear the names of the published weights, so that
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +20,13 @@ from torch.nn.functional import conv1d, conv_transpose1d, pad
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from soundgan import files
+from soundgan.audio import hifigan
+from soundgan.config_io import read_json
+from soundgan.parts import shown
+
 CONFIG, WEIGHTS = "config.json", "bigvgan_generator.pt"
+MOST_WEIGHTS = 10**9  # the largest published one has 112 million
 TAPS = 12  # of the low-pass filters, whose ratio is always 2
 
 
@@ -198,52 +203,74 @@ NEEDED = (
 def read_about(folder: Path, grid: dict) -> dict:
     """The content of `config.json`; raises ValueError unless it can be built, and is on `grid`."""
     try:
-        about = json.loads((folder / CONFIG).read_bytes())
+        about = read_json(folder / CONFIG)
     except ValueError as error:
         raise ValueError(f"its {CONFIG} is damaged: {error}") from error
     if not isinstance(about, dict) or (lacking := [n for n in NEEDED if n not in about]):
         said = ", ".join(lacking) if isinstance(about, dict) else "everything"
         raise ValueError(f"its {CONFIG} is none of BigVGAN: it lacks {said}")
-    if about["fmax"] is None:
+    if about["fmax"] is None and hifigan.whole(about["sampling_rate"], 1, 10**6):
         about["fmax"] = about["sampling_rate"] / 2
     off = [
-        f"{n} = {about[n]}, where {grid[g]} is needed"
+        f"{n} = {shown(about[n])}, where {grid[g]} is needed"
         for n, g in MEANT.items()
-        if about[n] != grid[g]
+        if isinstance(about[n], bool) or about[n] != grid[g]
     ]
     if off:
         raise ValueError(f"it was trained on another spectrogram ({'; '.join(off)})")
     if str(about.get("resblock", "1")) != "1":
         raise ValueError(
-            f"its residual blocks are of kind {about['resblock']}, and only 1 is known"
+            f"its residual blocks are of kind {shown(about['resblock'])}, and only 1 is known"
         )
-    if about["activation"] not in ("snake", "snakebeta"):
-        raise ValueError(f"its activation {about['activation']!r} is neither snake nor snakebeta")
-    if math.prod(about["upsample_rates"]) != about["hop_size"]:
-        raise ValueError(
-            f"its upsample_rates {about['upsample_rates']} do not make hop_size "
-            f"({about['hop_size']})"
-        )
+    _check(about)
     return about
+
+
+def _check(about: dict) -> None:
+    """Raise ValueError for the first value that makes no generator."""
+
+    def need(ok: bool, name: str, what: str) -> None:
+        if not ok:
+            raise ValueError(f"its {name} is {shown(about[name])}, and must be {what}")
+
+    kinds = ("snake", "snakebeta")
+    need(about["activation"] in kinds, "activation", " or ".join(kinds))
+    for name in ("snake_logscale", "use_bias_at_final", "use_tanh_at_final"):
+        need(isinstance(about.get(name, True), bool), name, "true or false")
+    rates, kernels = about["upsample_rates"], about["resblock_kernel_sizes"]
+    for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes"):
+        need(hifigan.all_whole(about[name], 1, 16), name, "1 to 16 whole numbers up to 1024")
+    if math.prod(rates) != about["hop_size"]:
+        raise ValueError(f"its upsample_rates {rates} do not make hop_size ({about['hop_size']})")
+    ups, dilations = about["upsample_kernel_sizes"], about["resblock_dilation_sizes"]
+    even = len(ups) == len(rates) and all(
+        k >= rate and (k - rate) % 2 == 0 for k, rate in zip(ups, rates)
+    )
+    need(even, "upsample_kernel_sizes", "one a stage, each its rate plus an even number")
+    odd = all(kernel % 2 for kernel in kernels)
+    need(odd, "resblock_kernel_sizes", "odd numbers")
+    rows = isinstance(dilations, list) and len(dilations) == len(kernels)
+    rows = rows and all(hifigan.all_whole(row, 1, 16) for row in dilations)
+    need(rows, "resblock_dilation_sizes", "a list of whole numbers for each residual block")
+    channels, least = about["upsample_initial_channel"], 2 ** len(rates)
+    need(hifigan.whole(channels, least, 2**14), "upsample_initial_channel", f"{least} to 16384")
+    weights = hifigan.count(about["num_mels"], channels, ups, kernels, dilations)
+    need(weights <= MOST_WEIGHTS, "upsample_initial_channel", f"less: over {MOST_WEIGHTS} weights")
 
 
 def load(folder: Path, grid: dict, device: torch.device) -> Generator:
     """The generator of a folder, ready to play on `device`.
 
-    Every weight must be there and of the right shape, and no other. Raises ValueError with what is
-    wrong, OSError; a damaged file of weights fails in whatever way `torch.load` likes.
+    Every weight must be there and of the right shape, and no other. Nothing in the folder is
+    executed. Raises ValueError with what is wrong, OSError.
     """
     generator = Generator(read_about(folder, grid))
-    content = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "generator" not in content:
+    needed = 4 * sum(value.numel() for value in generator.state_dict().values())  # bytes
+    if (folder / WEIGHTS).stat().st_size > 2 * needed + 2**24:
+        raise ValueError(f"its {WEIGHTS} is larger than its network")
+    content = hifigan.read_state(files.read_bytes(folder / WEIGHTS), WEIGHTS)
+    if not isinstance(content.get("generator"), Mapping):
         raise ValueError(f"its {WEIGHTS} holds no weights named generator")
-    try:
-        generator.load_state_dict(content["generator"])
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        raise ValueError(
-            f"its weights do not fit its {CONFIG} ({reasons[0][:150]}{more})"
-        ) from error
+    hifigan.fill(generator, content["generator"], CONFIG)
     generator.fold()
     return generator.eval().requires_grad_(False).to(device)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from soundgan.audio import bigvgan
+from soundgan.audio import bigvgan, hifigan
+from soundgan.audio import fetch as hub
 from soundgan.audio.vocoders import (
     HIFIGAN_GRID,
+    VOCODER_REVISIONS,
     BigVgan,
     GriffinLim,
     HifiGan,
@@ -23,17 +28,23 @@ from soundgan.audio.vocoders import (
 from soundgan.settings import Config
 
 HUB_SECONDS = 3.0  # how long the model hub may take to answer before it counts as out of reach
-FORMS = (
-    "a HiFi-GAN's hyperparams.yaml and generator.ckpt, such as one that python train_vocoder.py "
-    f"trains, or a BigVGAN's {bigvgan.CONFIG} and {bigvgan.WEIGHTS}"
-)
+FILES = (hifigan.ABOUT, hifigan.WEIGHTS)
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class BadVocoder(Exception):
+    """Why a vocoder cannot be used, and what to do about it."""
+
+    def __init__(self, reason: str, advice: str = "--vocoder NAME takes another one") -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 def load_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> tuple[Vocoder, str]:
     """The vocoder that `cfg.vocoder` names, ready and tried, or Griffin-Lim where it cannot be had.
 
-    Returns `(vocoder, note)`; the note is empty, or one sentence that says what failed, how to get
-    it and what is used instead. With `fetch` false nothing is downloaded (a dry run).
+    Returns `(vocoder, note)`; the note is empty, or says in short what failed, what is used instead
+    and what to type. With `fetch` false nothing is downloaded.
     """
     try:
         # Initial weights, though replaced, are drawn: a run goes on as if nothing had been loaded.
@@ -41,15 +52,14 @@ def load_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> tuple
             return open_vocoder(cfg, device, fetch), ""
     except BadVocoder as reason:
         return GriffinLim(cfg, device), (
-            f"Vocoder {cfg.vocoder} cannot be used: {reason}. Griffin-Lim plays the sounds instead "
-            "(rougher; the model learns the same). To get it, run once with a network, or name a "
-            f"folder that holds {FORMS} (--vocoder FOLDER); "
-            "--vocoder griffin-lim chooses this one outright."
+            f"Vocoder {cfg.vocoder} cannot be used: {reason}. Griffin-Lim plays instead, rougher "
+            f"({reason.advice})."
         )
 
 
-class BadVocoder(Exception):
-    """Why a vocoder cannot be used."""
+def may_fetch(name: str) -> bool:
+    """Whether a vocoder that only a run's config.json names may be downloaded: pinned ones are."""
+    return name in VOCODER_REVISIONS
 
 
 def open_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> Vocoder:
@@ -83,23 +93,34 @@ def _on_grid(cfg: Config) -> None:
 
 def _is_bigvgan(cfg: Config) -> bool:
     folder = Path(cfg.vocoder)
-    ours = any((folder / name).is_file() for name in ("hyperparams.yaml", "generator.ckpt"))
+    ours = any((folder / name).is_file() for name in FILES)
     return not ours and any((folder / n).is_file() for n in (bigvgan.CONFIG, bigvgan.WEIGHTS))
 
 
 def _load_bigvgan(cfg: Config, device: torch.device) -> BigVgan:
     _on_grid(cfg)
-    names = (bigvgan.CONFIG, bigvgan.WEIGHTS)
-    if lacking := [n for n in names if not (Path(cfg.vocoder) / n).is_file()]:
-        raise BadVocoder(f"the folder holds no {' and no '.join(lacking)}")
-    try:
+    _refuse_lacking(Path(cfg.vocoder), (bigvgan.CONFIG, bigvgan.WEIGHTS))
+    with _loading():
         return BigVgan(cfg, device)
+
+
+def _refuse_lacking(folder: Path, names: Sequence[str]) -> None:
+    if lacking := [name for name in names if not (folder / name).is_file()]:
+        raise BadVocoder(f"the folder holds no {' and no '.join(lacking)}")
+
+
+@contextmanager
+def _loading(advice: str = "") -> Iterator[None]:
+    """Within it, whatever is wrong with a vocoder's files becomes BadVocoder."""
+    more = (advice,) if advice else ()
+    try:
+        yield
     except ValueError as reason:
-        raise BadVocoder(str(reason)) from reason
+        raise BadVocoder(str(reason), *more) from reason
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a damaged file fails in whatever way it likes
-        raise BadVocoder(f"its files cannot be loaded ({_first_line(error)})") from error
+        raise BadVocoder(f"its files cannot be loaded ({_first_line(error)})", *more) from error
 
 
 def load_hifigan(cfg: Config, device: torch.device, fetch: bool = True) -> HifiGan:
@@ -108,41 +129,49 @@ def load_hifigan(cfg: Config, device: torch.device, fetch: bool = True) -> HifiG
     Raises BadVocoder with the reason.
     """
     _on_grid(cfg)
-    folder = Path(cfg.vocoder)
+    folder, name = Path(cfg.vocoder), cfg.vocoder
     if folder.is_dir():
-        lacking = [n for n in ("hyperparams.yaml", "generator.ckpt") if not (folder / n).is_file()]
-        if lacking:
-            raise BadVocoder(f"the folder holds no {' and no '.join(lacking)}")
-    elif cfg.vocoder.count("/") != 1 or cfg.vocoder.startswith((".", "/", "~")):
+        _refuse_lacking(folder, FILES)
+        with _loading():
+            return HifiGan(cfg, device, *(folder / file for file in FILES))
+    if not HUB_NAME.fullmatch(name):
         raise BadVocoder("there is no such folder, and it is no hub name (owner/name)")
-    elif "bigvgan" in cfg.vocoder.lower():
+    if "bigvgan" in name.lower():
         files = f"its {bigvgan.CONFIG} and {bigvgan.WEIGHTS}"
         raise BadVocoder(f"a BigVGAN is taken from a folder only: download {files} into one")
-    try:
-        return HifiGan(cfg, device, network=False)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # SpeechBrain and what it calls raise whatever they like
-        if folder.is_dir():
-            raise BadVocoder(
-                f"SpeechBrain cannot load the folder ({_first_line(error)})"
-            ) from error
-        absent = type(error).__name__ == "LocalEntryNotFoundError"
-        why = "it is not in the hub's local cache"
-        if not absent:
-            why = f"the hub's local cache of it does not load ({_first_line(error)})"
+    paths = _from_hub(name, fetch)
+    with _loading(f"remove {paths[0].parent}, and it is fetched again"):
+        return HifiGan(cfg, device, *paths)
+
+
+def _from_hub(name: str, fetch: bool) -> list[Path]:
+    """The files of a model in the hub's local cache, fetched if they may be."""
+    revision = VOCODER_REVISIONS.get(name)
+    found = [hub.cached(name, revision, file) for file in FILES]
+    if all(found):
+        return found
+    why = "it is not in the hub's local cache"
+    again = "with a network this command fetches it; --vocoder griffin-lim does without"
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
-        raise BadVocoder(f"{why}, and HF_HUB_OFFLINE is set")
-    if not _hub_answers(cfg.vocoder):
-        raise BadVocoder(f"{why}, and the hub cannot be reached")
+        raise BadVocoder(f"{why}, and HF_HUB_OFFLINE is set", again)
+    if not fetch and not may_fetch(name):
+        raise BadVocoder(
+            f"there is no such folder, {why}, and neither a run's config.json nor a dry run has "
+            "an unknown model fetched",
+            f"--vocoder {name} on the command line does",
+        )
+    if not _hub_answers(name):
+        raise BadVocoder(f"{why}, and the hub cannot be reached", again)
     if not fetch:
-        raise BadVocoder(f"{why} (a real run fetches it)")
+        raise BadVocoder(why, "a real run fetches it; --vocoder griffin-lim does without")
     try:
-        return HifiGan(cfg, device, network=True)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise BadVocoder(f"fetching it failed ({_first_line(error)})") from error
+        hub.fetch(name, revision, FILES)
+    except hub.Unfetched as reason:
+        raise BadVocoder(f"{why}, and {reason}", again) from reason
+    found = [hub.cached(name, revision, file) for file in FILES]
+    if not all(found):
+        raise BadVocoder("the hub does not have its files", again)
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from soundgan.audio import bigvgan
+from soundgan.audio import bigvgan, hifigan
 from soundgan.audio.transform import expand, mel_bands
 from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config
 
@@ -141,28 +141,21 @@ class RawAudio(Vocoder):
 
 
 class HifiGan(Vocoder):
-    """SpeechBrain's HiFi-GAN (Kong, Kim & Bae 2020), from a folder, the hub's cache or the hub."""
+    """SpeechBrain's HiFi-GAN (Kong, Kim & Bae 2020), from its two files (`hifigan.py`)."""
 
-    def __init__(self, cfg: Config, device: torch.device, network: bool) -> None:
-        from speechbrain.inference.vocoders import HIFIGAN  # a second to import: only when wanted
-        from speechbrain.utils.fetching import FetchConfig
-
+    def __init__(self, cfg: Config, device: torch.device, about: Path, weights: Path) -> None:
+        """Raises ValueError with what is wrong with the files, OSError."""
         super().__init__(cfg, device)
         self.name = cfg.vocoder
-        if device.type == "cuda" and device.index is None:  # SpeechBrain asks for a number
-            device = torch.device("cuda", torch.cuda.current_device())
-        self.model = HIFIGAN.from_hparams(
-            source=cfg.vocoder,
-            savedir=None,  # no links or copies beside the cache
-            fetch_config=FetchConfig(
-                revision=VOCODER_REVISIONS.get(cfg.vocoder), allow_network=network
-            ),
-            run_opts={"device": str(device)},
-        )
+        self.generator = hifigan.load(about, weights, device)
+        self.normalised = True  # whether its weights are still two parts each, as in training
 
     def decode(self, x: Tensor) -> Tensor:
+        if self.normalised:
+            self.generator.remove_weight_norm()
+            self.normalised = False
         log_mel = expand(x, self.cfg).clamp(min=HIFIGAN_FLOOR).log()
-        wave = self.model.decode_batch(log_mel)[:, 0]  # (B, M, T) -> (B, (T + 2 pad) * hop)
+        wave = self.generator.inference(log_mel)[:, 0]  # (B, M, T) -> (B, (T + 2 pad) * hop)
         pad = (wave.shape[1] - x.shape[2] * self.sound.hop) // 2  # the vocoder's own padding
         return wave[:, pad : pad + x.shape[2] * self.sound.hop]
 

@@ -7,6 +7,7 @@ M mel bands, T frames, L samples; `S` stands for (M, T) or (L,), `s` for the sma
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -19,13 +20,14 @@ from torch.nn.utils.parametrizations import spectral_norm
 from soundgan import settings
 from soundgan.models import layers
 from soundgan.models.layers import SLOPE
-from soundgan.models.residual import CriticOutput
-from soundgan.parts import Need
-from soundgan.settings import Config, not_negative
+from soundgan.models.residual import CriticOutput, check_channels
+from soundgan.parts import Need, not_negative, within
+from soundgan.settings import MOST_CHANNELS, Config
 
 CONV = {1: layers.Conv1d, 2: layers.Conv2d}  # by the number of dimensions of a map
 CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+MOST_PLACES = 2**15  # that attention compares each with each: 4 GiB a clip
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
@@ -68,9 +70,14 @@ class ConvolutionalGenerator(settings.Generator):
     def build(self, cfg: Config, num_classes: int) -> nn.Module:
         return Generator(cfg, num_classes)
 
+    def size(self, cfg: Config, num_classes: int = 0) -> int:
+        base = self.channels[0] * math.prod(smallest_map(cfg, self.stride, len(self.channels)))
+        project = (cfg.latent_dim + num_classes) * base
+        return project + _stage_weights(self, (*self.channels, 1), cfg)
+
     def check(self, cfg: Config, need: Need) -> None:
-        super().check(cfg, need)
         _check_stages(self, cfg, need)
+        super().check(cfg, need)
         least = 1 if self.upsampling == "nearest" else self.stride
         need(self.kernel >= least, "kernel", f"must be at least {least}")
         odd = self.upsampling != "nearest" or self.kernel % 2 == 1
@@ -82,6 +89,9 @@ class ConvolutionalGenerator(settings.Generator):
         last = len(self.channels) - 1
         fits = 0 <= self.attention <= last
         need(fits, "attention", f"must be 0 (none) or a stage from 1 to {last}")
+        enough = cfg.batch_size > 1 or not (self.batch_norm and self.project_activation)
+        need(enough, "batch_size", "must be at least 2: BatchNorm has no statistics of one clip")
+        _check_places(self, cfg, need, last + 1 - self.attention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +126,15 @@ class ConvolutionalCritic(settings.Critic):
     def build(self, cfg: Config, num_classes: int) -> nn.Module:
         return Critic(cfg, num_classes)
 
+    def size(self, cfg: Config, num_classes: int = 0) -> int:
+        places = math.prod(smallest_map(cfg, self.stride, len(self.channels)))
+        ends = num_classes * math.prod(cfg.shape) + self.channels[-1] * places
+        return ends + _stage_weights(self, (2, *self.channels), cfg)
+
     def check(self, cfg: Config, need: Need) -> None:
-        super().check(cfg, need)
         _check_stages(self, cfg, need)
+        super().check(cfg, need)
         need(self.kernel >= self.stride, "kernel", f"must be at least {self.stride}")
-        finite = abs(self.label_map_scale) < float("inf")
-        need(finite, "label_map_scale", "must be a number")
         need(all(0 <= rate < 1 for rate in self.dropout), "dropout", "must lie in [0, 1)")
         stages = len(self.channels)
         fits = len(self.dropout) in (0, stages)
@@ -129,18 +142,20 @@ class ConvolutionalCritic(settings.Critic):
         need(self.phase_shuffle >= 0, "phase_shuffle", "must be 0 or more")
         wave = cfg.sound.raw or self.phase_shuffle == 0
         need(wave, "phase_shuffle", "is for raw audio only: 0 otherwise")
+        length = cfg.shape[-1] // self.stride ** (stages - 1)  # of the last map that is shifted
+        need(self.phase_shuffle < length, "phase_shuffle", f"must be less than a map ({length})")
         fits = 0 <= self.attention <= stages
         need(fits, "attention", f"must be 0 (none) or a stage from 1 to {stages}")
+        _check_places(self, cfg, need, self.attention)
 
 
 def _check_stages(part: ConvolutionalGenerator | ConvolutionalCritic, cfg: Config, need: Need):
-    need(part.stride >= 2, "stride", "must be at least 2")
-    need(part.norm_groups >= 1, "norm_groups", "must be at least 1")
+    within(part, need, 2, 1024, ["stride"])
+    within(part, need, 1, 1024, ["kernel"])
+    within(part, need, 1, MOST_CHANNELS, ["norm_groups"])
     not_negative(part, need, ["init_std"])
+    check_channels(part.channels, need)
     channels = part.channels
-    need(
-        len(channels) >= 2 and min(channels) >= 1, "channels", "needs two positive numbers or more"
-    )
     sound, scale = cfg.sound, part.stride ** len(channels)
     axes = ("samples",) if sound.raw else ("n_mels", "frames")
     sizes = dict(zip(axes, sound.shape[1:]))
@@ -153,6 +168,18 @@ def _check_stages(part: ConvolutionalGenerator | ConvolutionalCritic, cfg: Confi
         "channels",
         f"after the first, must be multiples of norm_groups ({part.norm_groups})",
     )
+
+
+def _stage_weights(part: settings.Network, channels: tuple[int, ...], cfg: Config) -> int:
+    values = part.kernel ** (len(cfg.shape) - 1)
+    return values * sum(c_in * c_out for c_in, c_out in pairwise(channels))
+
+
+def _check_places(part: settings.Network, cfg: Config, need: Need, shrunk: int) -> None:
+    """That attention can hold every pair of places of its map, `shrunk` stages below the clip."""
+    places = math.prod(size // part.stride**shrunk for size in cfg.shape[1:])
+    fits = part.attention == 0 or places <= MOST_PLACES
+    need(fits, "attention", f"its map has {places} places, and {MOST_PLACES} at most can be paired")
 
 
 # ---- networks -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ mel bands, T frames, W the length of the style code; `t` is the width of the sma
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
@@ -21,8 +22,8 @@ from torch.nn.functional import avg_pool2d, embedding, interpolate, leaky_relu, 
 from soundgan import settings
 from soundgan.models import layers
 from soundgan.models.layers import SLOPE
-from soundgan.parts import Need
-from soundgan.settings import Config
+from soundgan.parts import Need, within
+from soundgan.settings import MOST_CHANNELS, Config
 
 HALF = math.sqrt(0.5)  # keeps the variance where two paths are added
 
@@ -48,13 +49,20 @@ class ResidualGenerator(settings.Generator):
     def build(self, cfg: Config, num_classes: int) -> nn.Module:
         return Generator(cfg, num_classes)
 
+    def size(self, cfg: Config, num_classes: int = 0) -> int:
+        base = self.channels[0] * math.prod(smallest_map(cfg, self.patch, len(self.channels)))
+        mapping = self.style_dim * (2 * cfg.latent_dim + self.style_dim)
+        mapping += num_classes * cfg.latent_dim
+        blocks = sum((17 * a + 9 * b) * b for a, b in pairwise(self.channels))
+        styles = 4 * self.style_dim * sum(self.channels)
+        return 2 * cfg.latent_dim * base + mapping + blocks + styles
+
     def check(self, cfg: Config, need: Need) -> None:
-        super().check(cfg, need)
         _check_blocks(self, cfg, need)
-        need(self.norm_groups >= 1, "norm_groups", "must be at least 1")
+        super().check(cfg, need)
+        within(self, need, 1, MOST_CHANNELS, ["norm_groups", "style_dim"])
         grouped = all(c % self.norm_groups == 0 for c in self.channels)
         need(grouped, "channels", f"must be multiples of norm_groups ({self.norm_groups})")
-        need(self.style_dim >= 1, "style_dim", "must be at least 1")
         ends = self.output_range or ()
         rising = len(ends) == 2 and ends[0] < ends[1]
         need(rising, "output_range", "must be two rising numbers")
@@ -76,23 +84,35 @@ class ProjectionCritic(settings.Critic):
     def build(self, cfg: Config, num_classes: int) -> nn.Module:
         return Critic(cfg, num_classes)
 
+    def size(self, cfg: Config, num_classes: int = 0) -> int:
+        bands = smallest_map(cfg, self.patch, len(self.channels))[0]
+        blocks = sum((9 * a + 17 * b) * a for a, b in pairwise(self.channels))
+        last = self.channels[-1] * (9 * self.channels[-1] + 2 * bands * self.features)
+        return blocks + last + num_classes * self.features
+
     def check(self, cfg: Config, need: Need) -> None:
-        super().check(cfg, need)
         _check_blocks(self, cfg, need)
-        need(self.features >= 1, "features", "must be at least 1")
+        super().check(cfg, need)
+        within(self, need, 1, MOST_CHANNELS, ["features"])
 
 
 def _check_blocks(part: ResidualGenerator | ProjectionCritic, cfg: Config, need: Need) -> None:
     need(not cfg.sound.raw, "channels", "residual blocks are for spectrograms (sound)")
     channels, sound = part.channels, cfg.sound
     need(part.patch >= 2 and part.patch % 2 == 0, "patch", "must be even")
-    need(
-        len(channels) >= 2 and min(channels) >= 1, "channels", "needs two positive numbers or more"
-    )
+    within(part, need, 2, 256, ["patch"])
+    check_channels(channels, need)
     scale = part.patch * 2 ** (len(channels) - 1)
     fits = sound.n_mels % scale == 0 and sound.frames % scale == 0
     said = f"n_mels ({sound.n_mels}) and frames ({sound.frames}) to be multiples of {scale}"
     need(fits, "channels", f"{len(channels)} maps on patches of {part.patch} need {said}")
+
+
+def check_channels(channels: Sequence[int], need: Need) -> None:
+    """That every map has channels, and not so many that a layer cannot be built."""
+    positive = len(channels) >= 2 and min(channels) >= 1
+    need(positive, "channels", "needs two positive numbers or more")
+    need(max(channels) <= MOST_CHANNELS, "channels", f"must be at most {MOST_CHANNELS} each")
 
 
 def smallest_map(cfg: Config, patch: int, maps: int) -> tuple[int, int]:

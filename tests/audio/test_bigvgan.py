@@ -199,8 +199,26 @@ def refuses(cfg, *parts: str) -> None:
         ({"fmax": None}, ("fmax = 11025.0, where 8000.0 is needed",)),
         ({"sampling_rate": 24000, "num_mels": 100}, ("24000", "num_mels = 100")),
         ({"upsample_rates": [4, 4, 2, 2, 2, 4]}, ("upsample_rates", "hop_size (256)")),
-        ({"resblock": "2"}, ("residual blocks are of kind 2",)),
+        ({"resblock": "2"}, ("residual blocks are of kind '2'",)),
         ({"activation": "relu"}, ("'relu'",)),
+        ({"activation": ["snake"]}, ("activation", "snake or snakebeta")),
+        ({"snake_logscale": "no"}, ("snake_logscale is 'no'", "true or false")),
+        ({"num_mels": True}, ("num_mels = True, where 80",)),
+        ({"sampling_rate": None, "fmax": None}, ("sampling_rate = None",)),
+        ({"upsample_initial_channel": 10**12}, ("upsample_initial_channel is 1000000000000",)),
+        ({"upsample_initial_channel": 1536.0}, ("upsample_initial_channel is 1536.0",)),
+        (
+            {"upsample_initial_channel": 2**14, "resblock_kernel_sizes": [1023, 1023]},
+            ("less: over 1000000000 weights",),
+        ),
+        ({"upsample_kernel_sizes": [8, 8, 4, 4, 4]}, ("upsample_kernel_sizes", "one a stage")),
+        ({"upsample_kernel_sizes": [7, 8, 4, 4, 4, 4]}, ("its rate plus an even number",)),
+        ({"resblock_kernel_sizes": [4, 5]}, ("resblock_kernel_sizes", "odd")),
+        ({"resblock_kernel_sizes": []}, ("resblock_kernel_sizes is []",)),
+        ({"resblock_dilation_sizes": [[1, 3, 5]]}, ("resblock_dilation_sizes",)),
+        ({"resblock_dilation_sizes": [[1, 3, 0], [1, 2, 4]]}, ("resblock_dilation_sizes",)),
+        ({"resblock_dilation_sizes": "abc"}, ("resblock_dilation_sizes",)),
+        ({"upsample_rates": {"a": 1}}, ("upsample_rates",)),
         ({"upsample_initial_channel": 192}, ("its weights do not fit its config.json", "conv_pre")),
         ({"resblock_kernel_sizes": [3, 7]}, ("its weights do not fit its config.json", "more")),
         ({"use_bias_at_final": True}, ("its weights do not fit its config.json", "conv_post.bias")),
@@ -217,11 +235,11 @@ def test_folders_that_are_damaged(default, folder):
     torch.save(weights(SMALL), folder / "bigvgan_generator.pt")
     refuses(cfg, "no weights named generator")
     (folder / "bigvgan_generator.pt").write_bytes(b"rubbish")
-    refuses(cfg, "its files cannot be loaded")
+    refuses(cfg, "its bigvgan_generator.pt is damaged, or holds more than weights")
     state = weights(SMALL)
     state["conv_pre.bias"] *= float("nan")
     torch.save({"generator": state}, folder / "bigvgan_generator.pt")
-    refuses(cfg, "plays NaN")
+    refuses(cfg, "conv_pre.bias holds NaN, Inf or over 1e6")
     (folder / "bigvgan_generator.pt").unlink()
     refuses(cfg, "the folder holds no bigvgan_generator.pt")
     (folder / "config.json").write_text("{")
@@ -241,5 +259,7 @@ def test_other_weights_need_another_evaluator(default, folder, tmp_path):
 
     before = evaluator._key(default, Clips, vocoder, ())
     assert evaluator._key(default, Clips, vocoder, ()) == before
-    os.utime(folder / "bigvgan_generator.pt", ns=(1, 1))
+    os.utime(folder / "bigvgan_generator.pt", ns=(1, 1))  # copied: the same weights
+    assert evaluator._key(default, Clips, vocoder, ()) == before
+    torch.save({"generator": {}}, folder / "bigvgan_generator.pt")
     assert evaluator._key(default, Clips, vocoder, ()) != before

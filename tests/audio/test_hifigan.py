@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import shutil
 import socket
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from speechbrain.lobes.models.HifiGAN import HifiganGenerator
 
+import generate
 import train
 from soundgan import audio
-from soundgan.audio import loading
+from soundgan.audio import fetch, loading
 from soundgan.audio.vocoders import VOCODER_REVISIONS
 from soundgan.config_io import change
 from soundgan.evaluation import classifier
@@ -74,7 +80,7 @@ def test_a_folder_is_loaded_and_plays(default, hifigan):
 def test_the_vocoders_own_padding_is_cut_evenly(default, hifigan):
     vocoder, _ = audio.load_vocoder(change(default, {"vocoder": str(hifigan)}), CPU)
     mel = torch.randn(1, 1, 80, 24) - 5
-    padded = vocoder.model.decode_batch(mel[:, 0])[:, 0]
+    padded = vocoder.generator.inference(mel[:, 0])[:, 0]
     assert padded.shape == (1, 34 * 256)
     torch.testing.assert_close(vocoder(mel), padded[:, 1280:-1280])
 
@@ -141,6 +147,131 @@ def test_a_dry_run_fetches_nothing(default, monkeypatch):
     assert_falls_back(default, "a real run fetches it", fetch=False)
 
 
+# ---- a hub ---------------------------------------------------------------------------------------
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A model hub on this machine. `behaviour`: what it does where a file is asked for."""
+
+    behaviour: ClassVar[str] = ""
+    folder: ClassVar[Path]
+    asked: ClassVar[list[str]]
+
+    def do_HEAD(self) -> None:
+        self.asked.append(self.path)
+        if self.behaviour == "silent" and "/resolve/" in self.path:
+            time.sleep(30)
+        path = self.folder / self.path.rpartition("/")[2]
+        self.send_response(200 if path.is_file() or "README" in self.path else 404)
+        if path.is_file():
+            self.send_header("X-Repo-Commit", self.path.split("/")[4])
+            self.send_header("ETag", f'"{path.name}"')
+            self.send_header("Content-Length", str(path.stat().st_size))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        path = self.folder / self.path.rpartition("/")[2]
+        content = path.read_bytes() if path.is_file() else b""
+        weights = path.suffix == ".ckpt"
+        if self.behaviour == "stalls" and weights:
+            self.wfile.write(content[:100_000])
+            time.sleep(30)
+        slow = self.behaviour == "slow" and weights
+        for piece in range(6) if slow else ():
+            self.wfile.write(content[piece * 20_000 :][:20_000])
+            time.sleep(0.7)
+        self.wfile.write(content[120_000 if slow else 0 :])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(hifigan, tmp_path, monkeypatch):
+    """The class of a hub that has the folder, to be told how it behaves."""
+    from huggingface_hub import constants
+
+    kind = type("Hub", (Hub,), {"folder": hifigan, "asked": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(fetch, "STALL_SECONDS", 2.0)
+        yield kind
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behaviour", ["", "slow"])
+def test_it_is_fetched_once_and_at_the_pinned_revision(default, hub, behaviour):
+    """However slow the line is: bytes arrive."""
+    hub.behaviour = behaviour
+    vocoder, note = audio.load_vocoder(default, CPU)
+    assert note == ""
+    assert isinstance(vocoder, audio.HifiGan)
+    asked = [path for path in hub.asked if "/resolve/" in path]
+    assert {path.split("/")[4] for path in asked} == {VOCODER_REVISIONS[default.vocoder]}
+    assert {path.rpartition("/")[2] for path in asked} == {"hyperparams.yaml", "generator.ckpt"}
+    hub.asked.clear()
+    assert audio.load_vocoder(default, CPU)[1] == ""
+    assert hub.asked == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behaviour", ["stalls", "silent"])
+def test_a_hub_that_answers_and_stalls_is_given_up_in_seconds(default, hub, behaviour, tmp_path):
+    hub.behaviour = behaviour
+    start = time.monotonic()
+    vocoder, note = audio.load_vocoder(default, CPU)
+    assert time.monotonic() - start < 15  # 2 s, and a process to start on a busy machine
+    assert isinstance(vocoder, audio.GriffinLim)
+    assert "the hub sent nothing for 2 s" in note
+    assert "\n" not in note
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+@pytest.mark.slow
+def test_a_model_that_the_hub_has_not_is_one_sentence(default, hub):
+    hub.folder = Path("nowhere")
+    vocoder, note = audio.load_vocoder(default, CPU)
+    assert isinstance(vocoder, audio.GriffinLim)
+    assert "fetching it failed" in note
+    assert "\n" not in note
+
+
+def test_a_run_has_nothing_unpinned_fetched(default, hub):
+    """`fetch` false is what generate.py and evaluate.py say where only config.json names it."""
+    cfg = change(default, {"vocoder": "somebody/something"})
+    vocoder, note = audio.load_vocoder(cfg, CPU, fetch=audio.may_fetch(cfg.vocoder))
+    assert isinstance(vocoder, audio.GriffinLim)
+    assert "neither a run's config.json nor a dry run" in note
+    assert "--vocoder somebody/something on the command line does" in note
+    assert hub.asked == []
+
+
+@pytest.mark.slow
+def test_generate_fetches_only_what_is_pinned_or_typed(small, hub, tmp_path, monkeypatch, capsys):
+    cfg = change(small, {"vocoder": GRIFFIN_LIM, "epochs": 1})
+    train.train(cfg)
+    path = cfg.run_dir / "config.json"
+    content = json.loads(path.read_text())
+    content["config"]["vocoder"] = "somebody/something"
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(loading, "_on_grid", lambda cfg: None)
+    options = generate.Options(run=str(cfg.run_dir), count=1, out=str(tmp_path / "new"))
+    assert generate.generate(options)
+    assert "somebody/something on the command line does" in capsys.readouterr().err
+    assert hub.asked == []
+    generate.generate(replace(options, vocoder="somebody/something"))
+    assert any("/somebody/something/resolve/main/" in path for path in hub.asked)
+
+
+# ---- folders that are none -----------------------------------------------------------------------
+
+
 def test_folders_that_are_none(default, hifigan, tmp_path):
     assert_falls_back(change(default, {"vocoder": "./nowhere"}), "there is no such folder")
     (tmp_path / "half").mkdir()
@@ -149,7 +280,8 @@ def test_folders_that_are_none(default, hifigan, tmp_path):
     shutil.copytree(hifigan, tmp_path / "broken")
     (tmp_path / "broken" / "generator.ckpt").write_bytes(b"rubbish")
     assert_falls_back(
-        change(default, {"vocoder": str(tmp_path / "broken")}), "cannot load the folder"
+        change(default, {"vocoder": str(tmp_path / "broken")}),
+        "its generator.ckpt is damaged, or holds more than weights",
     )
 
 
