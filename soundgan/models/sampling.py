@@ -153,7 +153,7 @@ def _place(folder: Path, stem: str, content: bytes, take: int) -> tuple[Path, in
             if number >= take:
                 return path, number
         elif _holds(path, content):
-            return path, take
+            return path, max(number, take)
 
 
 def _holds(path: Path, content: bytes) -> bool:
