@@ -22,6 +22,7 @@ import math
 import sys
 import time
 from contextlib import closing, suppress
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from torch.nn.utils import get_total_norm, parametrize
 
 from soundgan import command_line, config_io, dataset
 from soundgan.console import Progress, friendly, progress
+from soundgan.dataset.demo import HOME as DEMO_FOLDER
 from soundgan.errors import Diverged
 from soundgan.files import locked, write_bytes
 from soundgan.models import layers
@@ -44,12 +46,12 @@ from soundgan.report.recorder import (
     less_memory,
     weights_file,
 )
-from soundgan.run_folder import forget_after
+from soundgan.run_folder import changed_before
 from soundgan.settings import Config
-from soundgan.training import cuda_graph, distributed
+from soundgan.training import checkpoints, continuing, cuda_graph, distributed
 from soundgan.training.batches import Batches
-from soundgan.training.checkpoints import load_checkpoint
 from soundgan.training.devices import explain_memory, pick_device
+from soundgan.training.initialise import Source, find_source, initialise
 from soundgan.training.random_state import random_state
 from soundgan.training.run import (
     CRITIC_METRICS,
@@ -274,7 +276,8 @@ def write_epoch(run: Run, recorder: Recorder, stop: StopSignal, row: dict[str, f
     """What is written after an epoch; `row` is its row of the log.
 
     Log before checkpoint before samples before scores: on continuing, a row too many is dropped and
-    samples or scores that are missing are made, so that a kill between any two loses nothing.
+    samples or scores that are missing are made, so that a kill between any two loses nothing. The
+    first samples come with a checkpoint: weights without one would be taken for a run's remains.
     """
     recorder.add(row)
     parts, last = recorder.missing(run.epoch), run.epoch == run.cfg.epochs
@@ -282,7 +285,8 @@ def write_epoch(run: Run, recorder: Recorder, stop: StopSignal, row: dict[str, f
         recorder.wait()  # one piece of work at a time
     if stop.name and not last:
         save_and_stop(run, recorder, stop.name)
-    if last or SCORES in parts or recorder.checkpoint_due(run.epoch):
+    first = bool(parts) and not checkpoints.is_saved(run.cfg.run_dir)
+    if last or first or SCORES in parts or recorder.checkpoint_due(run.epoch):
         recorder.save_checkpoint(run.state())
     if parts:
         recorder.submit(snapshot_of(run), parts)
@@ -316,27 +320,35 @@ def snapshot_of(run: Run) -> Snapshot:
 # ---- all of it ----------------------------------------------------------------------------------
 
 
-def train(cfg: Config, changed: dict | None = None) -> Run:
+def train(cfg: Config, changed: dict | None = None, demo: bool = False) -> Run:
     """Train, or continue, the run that `cfg` describes; returns it finished.
 
-    `changed`: constants that differ from the recipe as config.py has it, by their full names.
-    Raises UserError (something to mend), Diverged, or Interrupted after saving.
+    `changed`: constants that differ from the recipe as config.py has it, by their full names; None:
+    they are compared here. `demo`: whether the synthetic set may be written where there are no
+    sounds. Raises UserError (something to mend), Diverged, or Interrupted after saving.
     """
+    if changed is None:
+        usual = command_line.imported("config").RECIPES.get(cfg.recipe)
+        changed = config_io.changes(usual, cfg) if usual else changed_before(cfg.run_dir)
     device = distributed.after_first(pick_device, distributed.placed(cfg))
     distributed.check_kind(device)
-    found = distributed.first_alone(dataset.find_clips, cfg)
+    distributed.first_alone(continuing.refuse_folder, cfg.run_dir, "--init-from")
+    found = distributed.first_alone(dataset.find_clips, cfg, demo)
     with distributed.first_holds(locked, cfg.run_dir):
-        clips = load_clips(cfg, found)
-        state = distributed.on_first(load_checkpoint, cfg.run_dir)
+        kept = distributed.on_first(continuing.find_checkpoint, cfg)
+        source = distributed.first_alone(find_source, cfg, kept)
+        clips = load_clips(cfg, found, demo)
+        state = kept.state if kept else None
         with StopSignal() as stop, explain_memory(less_memory(cfg)):
-            run = distributed.after_first(start_or_continue, cfg, clips, device, state)
+            run = distributed.after_first(start_or_continue, cfg, clips, device, state, source)
             run.others = distributed.from_others(random_state, device)
-            split = distributed.on_first(prepare_folder, run, clips, state)
-            if state is None and cfg.sound.standardise:
+            split = distributed.on_first(continuing.prepare_folder, cfg, clips, kept, run.epoch)
+            run.held_out = [list(row) for row in split.record]
+            if state is None and cfg.sound.standardise and not cfg.init_from:
                 distributed.first_alone(run.standardise, clips, split.training)
             distributed.broadcast(*run.networks)
             batches = Batches(clips, split.training, cfg, device)
-            opened = (run, clips, split, state, stop, changed or {})
+            opened = (run, clips, split, state, stop, changed)
             with distributed.first_holds(open_recorder, *opened) as recorder:
                 distributed.first_alone(write_missing, run, recorder)
                 if run.epoch >= cfg.epochs:
@@ -348,18 +360,22 @@ def train(cfg: Config, changed: dict | None = None) -> Run:
     return run
 
 
-def load_clips(cfg: Config, found: dataset.Found | None) -> dataset.Clips:
+def load_clips(cfg: Config, found: dataset.Found | None, demo: bool) -> dataset.Clips:
     """The data set: rank 0 decodes `found` where need be, then the others open what it keeps."""
-    clips = distributed.first_alone(dataset.load, cfg, found)
+    clips = distributed.first_alone(dataset.load, cfg, found, True, demo)
     kept = (clips.root, clips.fingerprint) if clips is not None else None
     where = distributed.from_first(kept)
     return dataset.open_clips(cfg, *where) if clips is None else clips
 
 
 def start_or_continue(
-    cfg: Config, clips: dataset.Clips, device: torch.device, state: dict | None
+    cfg: Config,
+    clips: dataset.Clips,
+    device: torch.device,
+    state: dict | None,
+    source: Source | None = None,
 ) -> Run:
-    """A fresh run, or the one that a checkpoint holds."""
+    """A fresh run, with the networks of `source` if there is one, or what a checkpoint holds."""
     run = Run.start(cfg, clips.classes if cfg.conditional else [], device)
     if state:
         run.restore(state)
@@ -367,19 +383,11 @@ def start_or_continue(
         print(f"Continuing {cfg.run_dir} after epoch {run.epoch}{within}.", flush=True)
         if run.data != clips.fingerprint:
             print("The files are not those of the checkpoint: it goes on with what is there now.")
+    elif source:  # at rank 0: the others get its networks
+        initialise(run, source)
     run.data = clips.fingerprint
     run.set_own_noise(state)
     return run
-
-
-def prepare_folder(run: Run, clips: dataset.Clips, state: dict | None) -> dataset.Split:
-    """Clear the run's folder of what comes after its checkpoint; split the clips."""
-    cfg = run.cfg
-    forget_after(cfg.run_dir, run.epoch, fresh=state is None)
-    dataset.list_left_out(clips, cfg.run_dir)
-    split = dataset.split(cfg, clips, known=state is not None)
-    print(split.said, flush=True)
-    return split
 
 
 def open_recorder(
@@ -400,18 +408,28 @@ def open_recorder(
 # ---- the command --------------------------------------------------------------------------------
 
 
+def asked(argv: list[str], config: ModuleType) -> tuple[Config, bool]:
+    """The configuration that a command line asks for, and whether the synthetic set may be written.
+
+    A run that is continued has its own sounds, unless the command line names others.
+    """
+    cfg = command_line.parse(argv, config.RECIPES, config.SUMMARIES, config.RECIPE)
+    named = [name for name in continuing.OF_DATA if command_line.given(argv, name)]
+    own, fresh = continuing.own_data(cfg.run_dir, cfg.data_dir, named)
+    demo = fresh and "data_dir" not in named and cfg.data_dir == DEMO_FOLDER
+    return distributed.checked(config_io.change(cfg, own)), demo
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     with friendly() as outcome, distributed.group():
-        import config  # here, so that a wrong constant in it is one sentence
-
+        config = command_line.imported("config")
         argv = sys.argv[1:] if argv is None else argv
-        parsed = (argv, config.RECIPES, config.SUMMARIES, config.RECIPE)
-        cfg = distributed.on_first(lambda: distributed.checked(command_line.parse(*parsed)))
+        cfg, demo = distributed.on_first(asked, argv, config)
         if cfg.dry_run:
-            dry_run(cfg, start_or_continue, full_step, kind_of_step)
+            dry_run(cfg, start_or_continue, full_step, kind_of_step, demo)
         else:
-            train(cfg, config_io.changes(config.RECIPES[cfg.recipe], cfg))
+            train(cfg, config_io.changes(config.RECIPES[cfg.recipe], cfg), demo)
     return outcome.code
 
 

@@ -17,12 +17,17 @@ Exit codes as of `train.py`: 0 finished, 2 something to mend, 3 diverged, 75 int
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import tyro
 
+from soundgan import command_line
 from soundgan.console import friendly
-from soundgan.vocoder_training.settings import Options
+from soundgan.dataset.demo import HOME as DEMO_FOLDER
+from soundgan.settings import Config
+from soundgan.training import continuing
+from soundgan.vocoder_training.settings import Options, check, waveforms_of
 from soundgan.vocoder_training.training import train
 
 SHARED = (  # what a vocoder has in common with the runs that play through it
@@ -33,18 +38,32 @@ SHARED = (  # what a vocoder has in common with the runs that play through it
 
 def usual() -> Options:
     """The defaults: what is shared with a run is what config.py says of runs."""
-    import config  # here, so that a wrong constant in it is one sentence
-
+    config = command_line.imported("config")
     return Options(recipe=config.RECIPE, **{name: config.RUN[name] for name in SHARED})
+
+
+def asked(
+    argv: Sequence[str], recipes: Mapping[str, Config]
+) -> tuple[Options, Mapping[str, Config], bool]:
+    """What a command line asks for, and whether the synthetic set may be written; see train.py."""
+    options = tyro.cli(Options, default=usual(), args=argv, description=__doc__)
+    names = ("data_dir", "output_dir", "holdout_dir", "source")
+    paths = {name: command_line.expanded_path(getattr(options, name)) for name in names}
+    options = replace(options, **paths)
+    check(options, recipes)
+    named = [name for name in continuing.OF_DATA if command_line.given(argv, name)]
+    run_dir = waveforms_of(options, recipes[options.recipe]).run_dir
+    own, fresh = continuing.own_data(run_dir, options.data_dir, named)
+    demo = fresh and "data_dir" not in named and options.data_dir == DEMO_FOLDER
+    return replace(options, **own), recipes, demo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     with friendly() as outcome:
-        import config
-
-        options = tyro.cli(Options, default=usual(), args=argv, description=__doc__)
-        train(options, config.RECIPES)
+        argv = sys.argv[1:] if argv is None else argv
+        recipes = command_line.imported("config").RECIPES
+        train(*asked(argv, recipes))
     return outcome.code
 
 

@@ -1,16 +1,65 @@
-"""`[RECIPE] [--field value ...]` -> a checked configuration."""
+"""`[RECIPE] [--field value ...]` -> a checked configuration; what all command lines share."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import os
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 
 import tyro
 
-from soundgan.config_io import KIND, flag, flat
+from soundgan.config_io import KIND, change, flag, flat
 from soundgan.errors import UserError, nearest
 from soundgan.parts import Part, concrete, names_of
 from soundgan.settings import BASES, Config, parts_of
+
+PATHS = ("data_dir", "output_dir", "holdout_dir", "init_from", "vocoder")  # `~` may begin them
+
+
+def imported(name: str) -> ModuleType:
+    """A module that people edit (config.py), imported; raises UserError with file and line where
+    it has a mistake. A fault of the package keeps its traceback.
+    """
+    try:
+        return importlib.import_module(name)
+    except UserError:
+        raise
+    except Exception as error:
+        if where := _line_of(error, f"{name}.py"):
+            raise UserError(f"{where}: {type(error).__name__}: {_reason(error)}") from error
+        raise
+
+
+def _line_of(error: Exception, name: str) -> str:
+    """`FILE, line N` where a file of this name is at fault for an exception, or ""."""
+    if isinstance(error, SyntaxError) and Path(error.filename or "").name == name:
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).name == name]
+    package = os.path.dirname(os.path.abspath(__file__))
+    if not own or frames[-1].filename.startswith(package):
+        return ""
+    return f"{own[-1].filename}, line {own[-1].lineno}"
+
+
+def _reason(error: Exception) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return " ".join(text.split()) or "no reason given"
+
+
+def expanded_path(text: str) -> str:
+    """A path, or the name of something else, with a `~` at its beginning written out."""
+    return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def given(argv: Sequence[str], name: str) -> bool:
+    """Whether a command line names a constant: `--data-dir X`, `--data_dir=X`."""
+    words = {word.partition("=")[0].replace("_", "-") for word in argv}
+    return flag(name) in words
 
 
 def parse(
@@ -25,6 +74,7 @@ def parse(
     name = argv.pop(0) if argv and not argv[0].startswith("-") else usual
     if name not in recipes:
         raise UserError(f"There is no recipe {name!r}: {nearest(name, list(recipes))}")
+    recipes[name].check_types()  # "42" for 42 in config.py
     argv, chosen = choose_kinds(argv, recipes[name])
     refuse_foreign(argv, chosen)
     listed = "\n".join(f"  {n}: {summaries[n]}" for n in recipes)
@@ -40,10 +90,8 @@ def parse(
         f"\n\nThe defaults below are those of {name}.",
     )
     cfg = _as(cfg, Config)
-    try:
-        cfg.check()
-    except (TypeError, AttributeError) as error:  # "42" for 42 in config.py
-        raise UserError(f"A constant of {name} has the wrong type ({error}; config.py).") from error
+    cfg = change(cfg, {name: expanded_path(getattr(cfg, name)) for name in PATHS})
+    cfg.check()
     return cfg
 
 

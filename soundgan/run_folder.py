@@ -1,13 +1,15 @@
-"""A run's folder: its `config.json`, and room for what a continued run writes again."""
+"""A run's folder: whose it is, its `config.json`, and room for what is written again."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,13 @@ from soundgan.errors import UserError
 from soundgan.settings import Config
 
 PACKAGES = ("torchaudio", "speechbrain", "librosa", "soundfile", "soxr", "numpy")
+WEIGHTS = ("generator.safetensors", "best.safetensors", "generator.ckpt")
+OF_FORMER = ("samples", "log.csv", "scores.csv", "scores.json", "losses.png", "tensorboard")
+NOBODYS = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave everywhere
+MOST_CONFIG = 2**24  # bytes of a config.json; a thousand classes take a thousandth of it
+
+
+# ---- config.json ---------------------------------------------------------------------------------
 
 
 def write_config(cfg: Config, classes: Sequence[str], **facts: object) -> None:
@@ -45,21 +54,59 @@ def program() -> dict:
 
 
 def read_config(run_dir: Path) -> dict:
-    """The content of `config.json`; raises UserError where there is none or it is damaged."""
+    """The content of `config.json`; raises UserError where there is none or it is damaged.
+
+    Its `classes` are names that a file can have, in Unicode's composed form (NFC), each once.
+    """
     path = run_dir / "config.json"
     try:
-        content = json.loads(path.read_bytes())
-        classes, _ = content["classes"], content["config"]["recipe"]
+        content = _read_json(path)
+        classes, constants = content["classes"], content["config"]
+        if not isinstance(constants, dict) or not isinstance(constants["recipe"], str):
+            raise TypeError("its constants are no table, or name no recipe")
         if not isinstance(classes, list) or not isinstance(content.get("changed", {}), dict):
             raise TypeError("its classes are no list, or what was changed is no table")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{run_dir} is no run: it holds no config.json.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}).") from error
-    # Class names become names of files: nothing in them may lead elsewhere.
-    if not all(isinstance(c, str) and c and Path(c).name == c for c in classes):
-        raise UserError(f"{path} is damaged: its classes are no plain names.")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+    content["classes"] = _plain_names(classes, path)
     return content
+
+
+def changed_before(run_dir: Path) -> dict[str, object]:
+    """The constants that differed from the recipe when `config.json` was written; {}: unknown."""
+    with suppress(UserError):
+        return read_config(run_dir).get("changed", {})
+    return {}
+
+
+def _read_json(path: Path) -> dict:
+    """A JSON file that holds a table; raises ValueError, TypeError, RecursionError, OSError."""
+    if path.exists() and not files.is_regular(path):
+        raise ValueError("it is no regular file")
+    if os.stat(path).st_size > MOST_CONFIG:
+        raise ValueError(f"it has more than {MOST_CONFIG} bytes")
+    content = json.loads(files.read_bytes(path))
+    if not isinstance(content, dict):
+        raise TypeError("it holds no table")
+    return content
+
+
+def _plain_names(classes: Sequence[object], path: Path) -> list[str]:
+    """Names of classes, in NFC; they become names of files, and nothing may lead elsewhere."""
+    if not all(isinstance(name, str) and plain_name(name) for name in classes):
+        raise UserError(f"{path} is damaged: its classes are no plain names.")
+    names = [unicodedata.normalize("NFC", name) for name in classes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{path} is damaged: its classes hold {twice[0]!r} twice.")
+    return names
+
+
+def plain_name(name: str) -> bool:
+    """Whether a folder of this name can lie in another, and be shown on a terminal."""
+    whole = Path(name).name == name and name not in ("", ".", "..")
+    return whole and not any(unicodedata.category(sign) == "Cc" for sign in name)
 
 
 def git_revision() -> str | None:
@@ -77,22 +124,168 @@ def git_revision() -> str | None:
         return None
 
 
-def forget_after(run_dir: Path, epoch: int, fresh: bool, unit: str = "epoch") -> None:
-    """Make room for what a run will write again: sets of samples after `epoch` (or another unit).
+# ---- whose folder it is --------------------------------------------------------------------------
 
-    Where the run begins anew in a folder that was used before, that one's samples are kept beside
-    them under another name, and its weights, which fit nothing any more, go.
+
+def refuse_foreign(run_dir: Path) -> None:
+    """Raise UserError where a folder holds files, and nothing says that a run wrote them.
+
+    Marks of a run are its config.json (a vocoder's: vocoder.json) and its `.lock`. A run begins
+    only in a folder that is one, is empty or is not there: what it writes would replace others'.
     """
-    samples = run_dir / "samples"
-    sets = samples.glob(f"{unit}_*")
-    names = {p: re.fullmatch(rf"{unit}_(\d+)", p.name) for p in sets}  # not a user's own copies
-    later = [p for p, name in names.items() if name and int(name[1]) > epoch]
-    if fresh and later:
-        kept = next(p for n in range(1, 10**6) if not (p := run_dir / f"samples.old{n}").exists())
-        samples.rename(kept)
-        for weights in ("generator.safetensors", "best.safetensors", "generator.ckpt"):
-            (run_dir / weights).unlink(missing_ok=True)
-        print(f"There is no checkpoint in {run_dir}: it begins anew; old samples are in {kept}.")
+    try:
+        names = {entry.name for entry in os.scandir(run_dir)}
+    except FileNotFoundError:
         return
+    except NotADirectoryError as error:
+        raise UserError(
+            f"{run_dir} is a file, and no folder for a run: choose another with --run-name NAME."
+        ) from error
+    others = {n for n in names if n not in NOBODYS and not files.UNFINISHED.fullmatch(n)}
+    if not others - {".lock"} or _is_ours(run_dir):
+        return
+    example = sorted(others - {".lock"})[0]
+    raise UserError(
+        f"{run_dir} holds files of something else (such as {example}), and no run: nothing is "
+        "written among them. Choose a folder of its own with --run-name NAME, or another "
+        "--output-dir."
+    )
+
+
+def _is_ours(run_dir: Path) -> bool:
+    with suppress(OSError):
+        if files.read_bytes(run_dir / ".lock") == files.LOCK_TEXT:
+            return True
+    for name, part in (("config.json", "config"), ("vocoder.json", "options")):
+        try:
+            return {part, "classes"} <= _read_json(run_dir / name).keys()
+        except FileNotFoundError:
+            continue
+        except (ValueError, TypeError, RecursionError):  # damaged: perhaps ours
+            return (run_dir / "checkpoints").is_dir()
+        except OSError:
+            continue
+    return False
+
+
+def refuse_weights(run_dir: Path, again: str) -> None:
+    """Raise UserError where a folder without a checkpoint holds weights, which training would
+    replace; `again`: the option, with its value, that begins with the networks of this run."""
+    weights = [name for name in WEIGHTS if os.path.lexists(run_dir / name)]
+    if weights:
+        raise UserError(
+            f"{run_dir} holds the weights of a run ({', '.join(weights)}) and no checkpoint to go "
+            "on from: nothing there is touched. Begin a run beside it with --run-name NAME, from "
+            f"new networks or, with {again} besides, from these."
+        )
+
+
+# ---- where its sounds are ------------------------------------------------------------------------
+
+
+def constants_of(run_dir: Path) -> tuple[dict, str]:
+    """What a run that was begun says of itself: its constants, where its data was ("": nothing).
+
+    ({}, "") where no run was begun. Raises UserError where the file is damaged.
+    """
+    for name, part in (("config.json", "config"), ("vocoder.json", "options")):
+        path = run_dir / name
+        try:
+            content = _read_json(path)
+            if not isinstance(content[part], dict):
+                raise TypeError("its constants are no table")
+            root = content.get("data_root")
+            return content[part], root if isinstance(root, str) else ""
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path} is damaged ({type(error).__name__}: {error}), so that it does not say "
+                "where the sounds of the run are: name them with --data-dir, and it is written "
+                "anew."
+            ) from error
+    return {}, ""
+
+
+# ---- what a run writes again ---------------------------------------------------------------------
+
+
+def set_aside_after(run_dir: Path, number: int, unit: str = "epoch") -> Path | None:
+    """Put the sets of samples after an epoch (or another unit) beside the others, as `samples.old1`
+    or the like; returns that folder, or None where there are none.
+
+    The run makes them again, and `clear_old` then removes what came out the same.
+    """
+    later = [path for path, own in sets_of(run_dir, unit) if own > number]
+    if not later:
+        return None
+    kept = next(p for n in range(1, 10**6) if not os.path.lexists(p := run_dir / f"samples.old{n}"))
+    kept.mkdir()
     for path in later:
-        shutil.rmtree(path)
+        os.replace(path, kept / path.name)
+    return kept
+
+
+def sets_of(run_dir: Path, unit: str = "epoch") -> list[tuple[Path, int]]:
+    """The sets of samples of a run, with their epochs (or another unit); not a user's copies."""
+    paths = (run_dir / "samples").glob(f"{unit}_*")
+    matches = [(path, re.fullmatch(rf"{unit}_(\d+)", path.name)) for path in paths]
+    return sorted((path, int(match[1])) for path, match in matches if match)
+
+
+def clear_old(run_dir: Path) -> None:
+    """Remove sets of samples that were set aside and have been made again, file for file."""
+    for old in run_dir.glob("samples.old*"):
+        if old.is_symlink() or not old.is_dir():
+            continue
+        for kept in list(old.iterdir()):
+            if kept.is_dir() and _same_files(kept, run_dir / "samples" / kept.name):
+                unfinished = files.unfinished_beside(old)  # what a kill leaves of it is removed
+                os.replace(kept, unfinished)
+                shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(OSError):  # others are left in it
+            old.rmdir()
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files and nothing else."""
+    with suppress(OSError):
+        names = sorted(entry.name for entry in os.scandir(one))
+        if names != sorted(entry.name for entry in os.scandir(other)):
+            return False
+        pairs = [(one / name, other / name) for name in names]
+        regular = all(files.is_regular(path) for pair in pairs for path in pair)
+        return regular and all(a.read_bytes() == b.read_bytes() for a, b in pairs)
+    return False
+
+
+def begin_anew(run_dir: Path, unit: str = "epoch") -> list[Path]:
+    """Set aside what an earlier run left in a folder without weights and checkpoints: samples,
+    logs, lists. Returns what they are called now.
+
+    What a run that was killed before its first checkpoint left (a row of its log at most, and real
+    clips) is written again by the one that begins, and stays.
+    """
+    kept = []
+    for name in OF_FORMER if is_used(run_dir, unit) else ():
+        if os.path.lexists(run_dir / name):
+            kept.append(files.set_aside(run_dir / name))
+    if kept:
+        print(
+            f"There is no checkpoint in {run_dir}: it begins anew, and what was there is kept as "
+            f"{', '.join(path.name for path in kept)}."
+        )
+    return kept
+
+
+def is_used(run_dir: Path, unit: str = "epoch") -> bool:
+    """Whether a folder without a checkpoint holds more than the beginning of a run."""
+    rows = [_lines(run_dir / name) for name in ("log.csv", "scores.csv")]
+    return bool(sets_of(run_dir, unit)) or rows[0] > 2 or rows[1] > 1
+
+
+def _lines(path: Path) -> int:
+    try:
+        return files.read_bytes(path).count(b"\n")
+    except OSError:  # there is none
+        return 0

@@ -14,36 +14,42 @@ from torch import Tensor
 from soundgan import audio, dataset
 from soundgan.config_io import change
 from soundgan.console import duration
-from soundgan.dataset import demo
+from soundgan.dataset import demo, stale
 from soundgan.errors import Diverged
 from soundgan.report import messages
 from soundgan.report.recorder import less_memory
 from soundgan.report.samples import samples_of
 from soundgan.settings import Config
-from soundgan.training.checkpoints import load_checkpoint
+from soundgan.training import continuing
 from soundgan.training.devices import explain_memory, pick_device, space
+from soundgan.training.initialise import Source, find_source
 from soundgan.training.run import METRICS, Run
 
-Start = Callable[[Config, dataset.Clips, torch.device, "dict | None"], Run]
+Start = Callable[[Config, dataset.Clips, torch.device, "dict | None", "Source | None"], Run]
 Step = Callable[[Run, Tensor, Tensor], Tensor]
 Kind = Callable[[Run], tuple]
 
 
-def dry_run(cfg: Config, start: Start, step: Step, kind: Kind) -> None:
+def dry_run(cfg: Config, start: Start, step: Step, kind: Kind, may_write: bool) -> None:
     """Check data, vocoder, memory and one step; say what a run would do; write nothing.
 
     `start` makes a run (`train.start_or_continue`), `step` trains it for one step (`full_step`) and
-    `kind` says which kind of step comes next (`kind_of_step`).
+    `kind` says which kind of step comes next (`kind_of_step`). `may_write`: whether a run would
+    write the demo set where there are no sounds.
     """
     device = pick_device(cfg)
-    clips = decode(cfg)
+    continuing.refuse_folder(cfg.run_dir, "--init-from")
+    kept = continuing.find_checkpoint(cfg)
+    source = find_source(cfg, kept)
+    clips = decode(cfg, may_write)
+    state = kept.state if kept else None
     with explain_memory(less_memory(cfg)):
-        state = load_checkpoint(cfg.run_dir, put_aside=False)
-        run = start(cfg, clips, device, state)
+        run = start(cfg, clips, device, state, source)
         vocoder, note = audio.load_vocoder(cfg, device, fetch=False)
         print(note or f"Vocoder {vocoder.name}: loaded and tried.")
         done = run.epoch, run.step
-        split = dataset.split(cfg, clips, known=state is not None, keep=False)
+        saved = state.get("held_out") if state else None
+        split = dataset.split(cfg, clips, known=state is not None, keep=False, saved=saved)
         print(split.said)
         if run.epoch >= cfg.epochs:
             print(messages.finished_before(run))
@@ -56,9 +62,10 @@ def dry_run(cfg: Config, start: Start, step: Step, kind: Kind) -> None:
     report(run, clips, len(split.training) // cfg.batch_size, done, seconds)
 
 
-def decode(cfg: Config) -> dataset.Clips:
-    """The clips, decoded and checked but not kept; of the demo set where there are none."""
-    found = dataset.find_clips(cfg)
+def decode(cfg: Config, may_write: bool) -> dataset.Clips:
+    """The clips, decoded and checked but not kept; of the demo set where there are none, and a run
+    would write it. Raises UserError where there are none, and it would not."""
+    found = dataset.find_clips(cfg, may_write)
     if found.files:
         return dataset.load(cfg, found, keep=False)
     print(f"No class folders below {cfg.data_dir}/: a run would write the synthetic set there.")
@@ -101,6 +108,7 @@ def report(
     # The cache; two checkpoints and the next one, each weights and Adam's two moments.
     disk = 4 * len(clips) * math.prod(cfg.shape) + 3 * 3 * 4 * weights + sets * a_set
     print(space(run.device, disk, cfg.run_dir))
+    print(stale.held(cfg.cache_dir))
     print(
         f"Would train {cfg.recipe} into {cfg.run_dir} on {run.device}: epochs {epoch + 1} to "
         f"{cfg.epochs} of {an_epoch} steps, {sets} sets of samples.\n"

@@ -10,18 +10,17 @@ run that is killed at any moment continues from where everything before stands o
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from soundgan.audio import vocoders
 from soundgan.console import say
 from soundgan.dataset import Clips, Split
 from soundgan.errors import Interrupted, UserError
+from soundgan.models.loading import packed
 from soundgan.report import process
 from soundgan.report.process import InProcess, WorkerProcess
 from soundgan.report.reporter import SAMPLES, SCORES, Reporter, Snapshot
@@ -39,9 +38,7 @@ CHECKPOINT_SECONDS = 10.0  # s between two checkpoints, at least (epochs may be 
 def weights_file(cfg: Config, generator: nn.Module, epoch: int, step: int) -> bytes:
     """The content of generator.safetensors: weights for use, beside config.json."""
     weights = {k: v.detach().cpu().contiguous() for k, v in generator.state_dict().items()}
-    # One entry: safetensors writes several in an order of its own, and equal runs would differ.
-    about = {"recipe": cfg.recipe, "epoch": epoch, "step": step}
-    return to_safetensors(weights, {"trained": json.dumps(about)})
+    return packed(weights, {"recipe": cfg.recipe, "epoch": epoch, "step": step})
 
 
 class Recorder:
@@ -87,7 +84,7 @@ class Recorder:
         package lacks or a real clip has gone, OSError.
         """
         events = Events(cfg.run_dir / "tensorboard", epoch) if cfg.tensorboard else None
-        log = Log(cfg.run_dir / "log.csv", columns, epoch, events)
+        log = Log(cfg.run_dir / "log.csv", columns, epoch, events, every=True)
         scored = {row["epoch"] for row in ScoreLog.open_log(cfg, epoch).rows}
         rest = (epoch, same_files, changed)
         apart = cfg.background == "on" or (cfg.background == "auto" and device.type == "cuda")
@@ -192,7 +189,7 @@ def interrupted(cfg: Config, signal: str, step: int) -> Interrupted:
 def less_memory(cfg: Config) -> str:
     """What to change where memory is short."""
     return (
-        f"lower batch_size (now {cfg.batch_size}: --batch-size {max(1, cfg.batch_size // 2)}, in a "
-        "run of its own with --run-name NAME) or, if it came while sounds were made, VOCODER_BATCH "
-        f"(now {vocoders.VOCODER_BATCH}) in soundgan/audio/vocoders.py"
+        f"lower batch_size (now {cfg.batch_size}: --batch-size {max(1, cfg.batch_size // 2)}, with "
+        "which this run goes on) or, if it came while sounds were made, VOCODER_BATCH (now "
+        f"{vocoders.VOCODER_BATCH}) in soundgan/audio/vocoders.py"
     )

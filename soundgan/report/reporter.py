@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from safetensors.torch import load as from_safetensors
 
 from soundgan import models
 from soundgan.audio import load_vocoder
-from soundgan.dataset import Clips, Split, open_clips
+from soundgan.dataset import Clips, Split, open_clips, splitting
 from soundgan.errors import UserError
 from soundgan.files import write_bytes
 from soundgan.report import page, plots
 from soundgan.report.samples import Samples
 from soundgan.report.score_log import ScoreLog
-from soundgan.run_folder import read_config, write_config
+from soundgan.run_folder import clear_old, read_config, write_config
 from soundgan.settings import Config
 from soundgan.training.devices import pick_device
 from soundgan.training.log import read_log
@@ -71,7 +72,12 @@ class Reporter:
         self.scores = ScoreLog(cfg, clips, split, vocoder, device, self.events)
         if not (same_files and self._has_real()):
             self.samples.write_real()
-        facts = {"vocoder_used": vocoder.name, "device": str(device)}
+        facts = {
+            "vocoder_used": vocoder.name,
+            "device": str(device),
+            "held_out": splitting.summary(split.record),
+            "data_root": str(Path(cfg.data_dir).absolute()),
+        }
         write_config(cfg, classes, **facts, changed=dict(changed))
         page.write_pages(cfg.run_dir)  # it may lag behind what a killed run left
 
@@ -108,6 +114,7 @@ class Reporter:
         if rows := read_log(folder / "log.csv", epoch):
             plots.draw_curves(folder / "losses.png", rows)
         self.samples.write(self.generator, epoch)
+        clear_old(folder)
         if self.events:
             self.events.sounds(self.samples.path(self.cfg, epoch), epoch)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +26,11 @@ SHORT_METRICS = ("C", "W", "gp", "|dC|", "G", "L1", "|dG|")  # in the progress b
 # What is saved is all that a step reads and changes; what can be derived from the constants (the
 # order of an epoch, the latents of the samples) is not.
 NETWORKS = ("generator", "critic", "generator_optimiser", "critic_optimiser", "scaler")
-COUNTERS = ("epoch", "step", "step_in_epoch", "generator_updates", "seconds", "data")
+COUNTERS = {
+    **dict.fromkeys(("epoch", "step", "step_in_epoch", "generator_updates"), int),
+    "seconds": float,
+    "data": str,
+}
 
 
 @dataclass
@@ -48,6 +53,7 @@ class Run:
     generator_updates: int = 0  # in this epoch
     seconds: float = 0.0  # spent on this epoch
     data: str = ""  # fingerprint of the files
+    held_out: list[list] | None = None  # rows of held_out.csv; None: an older version's checkpoint
     others: list[dict] = field(default_factory=list)  # random states of ranks 1, 2, ..., on rank 0
 
     @classmethod
@@ -103,11 +109,16 @@ class Run:
         state["average"] = self.average.state_dict() if self.average else None
         state |= {name: getattr(self, name) for name in (*COUNTERS, "sums", "classes")}
         state |= {"config": config_io.to_dict(self.cfg), "random": random_state(self.device)}
-        return state | {"random_others": self.others}
+        return state | {"random_others": self.others, "held_out": self.held_out}
 
     def restore(self, state: dict) -> None:
-        """Put this run where a checkpoint left it; raises UserError naming whatever differs."""
-        refuse_changes(self.cfg, self.classes, state, (*NETWORKS, *COUNTERS, "sums", "random"))
+        """Put this run where a checkpoint left it.
+
+        Raises UserError naming whatever differs, or does not fit.
+        """
+        refuse_other_constants(self.cfg, state)
+        refuse_other_classes(self.cfg, self.classes, state)
+        checkpoints.refuse_misfit(self.cfg.run_dir, self._misfits(state))
         for name in NETWORKS:
             for group in state[name].get("param_groups", ()):  # it may come from another device
                 group["capturable"] = self.device.type == "cuda"
@@ -120,7 +131,40 @@ class Run:
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.sums.copy_(state["sums"])
-        set_random_state(state["random"], self.device)
+        self.held_out = state.get("held_out")
+        checkpoints.restore_random(self.cfg.run_dir, state["random"], self.device)
+        self._take_other_batches(state["config"].get("batch_size", self.cfg.batch_size))
+
+    def _misfits(self, state: dict) -> dict[str, str]:
+        """Why entries of a checkpoint cannot be those of this run, by name; "" where they can."""
+        reasons = checkpoints.misfit_of_values(state, COUNTERS)
+        for name in ("generator", "critic"):
+            own = getattr(self, name).state_dict()
+            reasons[name] = checkpoints.misfit_of_tensors(own, state[name])
+        if self.average:
+            own = self.average.state_dict()
+            reasons["average"] = checkpoints.misfit_of_tensors(own, state["average"])
+        for name in ("generator_optimiser", "critic_optimiser"):
+            reasons[name] = checkpoints.misfit_of_optimiser(getattr(self, name), state[name])
+        reasons["sums"] = checkpoints.misfit_of_tensor(self.sums, state["sums"])
+        numbers = isinstance(state["scaler"], Mapping) and all(
+            isinstance(value, (int, float)) for value in state["scaler"].values()
+        )
+        reasons["scaler"] = "" if numbers else "it is no table of numbers"
+        reasons["held_out"] = checkpoints.misfit_of_rows(state.get("held_out"))
+        return reasons
+
+    def _take_other_batches(self, before: int) -> None:
+        """Where `--batch-size` was changed: an epoch that was begun is begun again."""
+        now = self.cfg.batch_size
+        if before == now:
+            return
+        again = ""
+        if self.step_in_epoch:
+            again = f"; epoch {self.epoch + 1} had {self.step_in_epoch} steps and begins again"
+            self.step_in_epoch, self.generator_updates, self.seconds = 0, 0, 0.0
+            self.sums.zero_()
+        print(f"batch_size {before} -> {now}, as you ask for{again}.", flush=True)
 
     def set_own_noise(self, state: dict | None) -> None:
         """Give ranks 1, 2, ... random states of their own: the saved ones, where there are."""
@@ -132,21 +176,38 @@ class Run:
             set_random_state(saved[rank - 1], self.device)
 
 
-def refuse_changes(cfg: Config, classes: list[str], state: dict, needed: Sequence[str]) -> None:
+def refuse_other_constants(cfg: Config, state: dict) -> None:
     """Raise UserError, naming whatever differs, where a checkpoint is of another training."""
-    config_io.refuse_old(state.get("config", {}), f"The checkpoint in {cfg.run_dir}")
-    if missing := [name for name in needed if name not in state]:
+    needed = (*NETWORKS, *COUNTERS, "average", "sums", "random", "classes")
+    constants = state.get("config")
+    constants = constants if isinstance(constants, Mapping) else {}
+    config_io.refuse_old(constants, f"The checkpoint in {cfg.run_dir}")
+    there = state.keys() if constants else state.keys() - {"config"}
+    if missing := [name for name in ("config", *needed) if name not in there]:
         raise UserError(
-            f"The checkpoint in {cfg.run_dir} was written by another version of this program "
-            f"(it lacks {', '.join(missing)}): start another run with --run-name NAME."
+            f"The checkpoint in {cfg.run_dir} was written by another program, or by another "
+            f"version of this one (it lacks {', '.join(missing)}): start another run with "
+            "--run-name NAME."
         )
-    old, new = config_io.flatten(state["config"]), config_io.flat(cfg)
+    old, new = config_io.flatten(constants), config_io.flat(cfg)
     changes = [f"{n} {old.get(n)} -> {new.get(n)}" for n in config_io.must_match(old, new)]
-    if state["classes"] != classes:
-        gone = sorted(set(state["classes"]) - set(classes))
-        added = sorted(set(classes) - set(state["classes"]))
-        changes.append(f"classes (gone: {gone or 'none'}, new: {added or 'none'})")
     checkpoints.refuse_changes(cfg.run_dir, changes)
+
+
+def refuse_other_classes(cfg: Config, classes: list[str], state: dict) -> None:
+    """The same where its classes are others; `classes`: those of the sounds that there are."""
+    before = state["classes"]
+    names = isinstance(before, list) and all(isinstance(name, str) for name in before)
+    reason = "" if names else "they are no list of names"
+    checkpoints.refuse_misfit(cfg.run_dir, {"classes": reason})
+    before = [unicodedata.normalize("NFC", name) for name in before]
+    if before == classes:
+        return
+    gone, added = sorted(set(before) - set(classes)), sorted(set(classes) - set(before))
+    change = f"classes (gone: {gone or 'none'}, new: {added or 'none'})"
+    if not gone and not added:
+        change = "the order of the classes"
+    checkpoints.refuse_changes(cfg.run_dir, [change])
 
 
 def match_layout(optimiser: torch.optim.Optimizer) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from soundgan import files, run_folder
 from soundgan.audio import BadVocoder, load_hifigan
 from soundgan.audio.vocoders import VOCODER_REVISIONS
 from soundgan.config_io import change
-from soundgan.dataset import Clips, Split
+from soundgan.dataset import Clips, Split, splitting
 from soundgan.errors import UserError
 from soundgan.settings import Config
 from soundgan.vocoder_training.networks import generator_arguments
@@ -32,13 +34,16 @@ def hyperparams(options: Options) -> str:
     return "\n".join(lines) + "\n"
 
 
-def prepare(run: Run, clips: Clips, split: Split, fresh: bool) -> None:
-    """Clear the folder of what comes after the checkpoint, and write what never changes."""
-    run_folder.forget_after(run.run_dir, run.step, fresh, unit="step")
-    if fresh:  # its sizes may have been others
-        (run.run_dir / "generator.ckpt").unlink(missing_ok=True)
+def prepare(run: Run, clips: Clips, split: Split) -> None:
+    """Write what never changes."""
     files.write_bytes(run.run_dir / "hyperparams.yaml", hyperparams(run.options).encode())
-    about = {"options": to_dict(run.options), "classes": clips.classes, "split": split.said}
+    about = {
+        "options": to_dict(run.options),
+        "classes": clips.classes,
+        "split": split.said,
+        "held_out": splitting.summary(split.record),
+        "data_root": str(Path(run.options.data_dir).absolute()),
+    }
     about |= run_folder.program()
     files.write_bytes(run.run_dir / "vocoder.json", json.dumps(about, indent=2).encode())
 
@@ -48,7 +53,11 @@ def write_vocoder(run: Run) -> None:
     weights = {k: v.detach().cpu() for k, v in run.generator.state_dict().items()}
     buffer = io.BytesIO()
     torch.save(weights, buffer)
-    files.write_bytes(run.run_dir / "generator.ckpt", buffer.getbuffer())
+    path, content = run.run_dir / "generator.ckpt", buffer.getvalue()
+    with suppress(OSError):  # there is none yet
+        if files.read_bytes(path) == content:
+            return
+    files.write_bytes(path, content)
 
 
 def load_source(source: str, recipe: Config, generator: nn.Module) -> None:
@@ -63,7 +72,7 @@ def load_source(source: str, recipe: Config, generator: nn.Module) -> None:
             "a network; without --from, training starts from scratch."
         ) from reason
     try:
-        generator.load_state_dict(found.model.hparams.generator.state_dict())
+        generator.load_state_dict(found.generator.state_dict())
     except RuntimeError as error:
         first = [line.strip() for line in str(error).splitlines()[1:2]] or [str(error)]
         raise UserError(

@@ -13,7 +13,7 @@ from soundgan.audio import Transform
 from soundgan.errors import Diverged, UserError
 from soundgan.settings import Config
 from soundgan.training import checkpoints
-from soundgan.training.random_state import random_state, seed_everything, set_random_state
+from soundgan.training.random_state import random_state, seed_everything
 from soundgan.vocoder_training.losses import Losses
 from soundgan.vocoder_training.networks import build
 from soundgan.vocoder_training.settings import (
@@ -26,7 +26,11 @@ from soundgan.vocoder_training.settings import (
 
 METRICS = ("critic_loss", "generator_loss", "adversarial", "features", "mel")
 NETWORKS = ("generator", "critic", "generator_optimiser", "critic_optimiser")
-COUNTERS = ("step", "epoch", "step_in_epoch", "since", "seconds", "data")
+COUNTERS = {
+    **dict.fromkeys(("step", "epoch", "step_in_epoch", "since"), int),
+    "seconds": float,
+    "data": str,
+}
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Run:
     since: int = 0  # steps since the last row of the log
     seconds: float = 0.0  # the same
     data: str = ""  # fingerprint of the files
+    held_out: list[list] | None = None  # rows of held_out.csv; None: an older version's checkpoint
 
     @classmethod
     def start(cls, options: Options, recipe: Config, device: torch.device) -> Run:
@@ -94,23 +99,49 @@ class Run:
         """The content of a checkpoint."""
         state = {name: getattr(self, name).state_dict() for name in NETWORKS}
         state |= {name: getattr(self, name) for name in (*COUNTERS, "sums")}
-        return state | {"options": to_dict(self.options), "random": random_state(self.device)}
+        state |= {"options": to_dict(self.options), "random": random_state(self.device)}
+        return state | {"held_out": self.held_out}
 
     def restore(self, state: dict) -> None:
-        """Put this run where a checkpoint left it; raises UserError naming whatever differs."""
+        """Put this run where a checkpoint left it.
+
+        Raises UserError naming whatever differs, or does not fit.
+        """
         refuse_changes(self.options, self.run_dir, state)
+        checkpoints.refuse_misfit(self.run_dir, self._misfits(state))
         for name in NETWORKS:
             getattr(self, name).load_state_dict(state[name])
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.sums.copy_(state["sums"])
-        set_random_state(state["random"], self.device)
+        self.held_out = state.get("held_out")
+        checkpoints.restore_random(self.run_dir, state["random"], self.device)
+        before, now = state["options"].get("batch_size"), self.options.batch_size
+        if before != now:
+            again = ""
+            if self.step_in_epoch:
+                again = f"; the epoch had {self.step_in_epoch} steps and begins again"
+                self.step_in_epoch = 0
+            print(f"batch_size {before} -> {now}, as you ask for{again}.", flush=True)
+
+    def _misfits(self, state: dict) -> dict[str, str]:
+        """Why entries of a checkpoint cannot be those of this run, by name; "" where they can."""
+        reasons = checkpoints.misfit_of_values(state, COUNTERS)
+        for name in ("generator", "critic"):
+            own = getattr(self, name).state_dict()
+            reasons[name] = checkpoints.misfit_of_tensors(own, state[name])
+        for name in ("generator_optimiser", "critic_optimiser"):
+            reasons[name] = checkpoints.misfit_of_optimiser(getattr(self, name), state[name])
+        reasons["sums"] = checkpoints.misfit_of_tensor(self.sums, state["sums"])
+        reasons["held_out"] = checkpoints.misfit_of_rows(state.get("held_out"))
+        return reasons
 
 
 def refuse_changes(options: Options, run_dir: Path, state: dict) -> None:
     """Raise UserError, naming whatever differs, where a checkpoint is of another training."""
-    needed = (*NETWORKS, *COUNTERS, "sums", "options")
-    if missing := [name for name in needed if name not in state]:
+    needed = (*NETWORKS, *COUNTERS, "sums", "random")
+    there = state.keys() if isinstance(state.get("options"), dict) else state.keys() - {"options"}
+    if missing := [name for name in ("options", *needed) if name not in there]:
         raise UserError(
             f"The checkpoint in {run_dir} is none of a vocoder of this version (it lacks "
             f"{', '.join(missing)}): start another run with --run-name NAME."

@@ -105,7 +105,7 @@ class Options:
 
 MAY_CHANGE = (
     *("data_dir", "output_dir", "run_name", "steps", "save_every", "sample_every", "judge_clips"),
-    *("device", "deterministic", "tf32", "decode_threads"),
+    *("device", "deterministic", "tf32", "decode_threads", "batch_size"),
 )
 
 

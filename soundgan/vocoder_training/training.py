@@ -9,18 +9,18 @@ from contextlib import closing, suppress
 import torch
 from torch import Tensor
 
-from soundgan import dataset, files
+from soundgan import dataset, files, run_folder
 from soundgan.console import Progress, duration, progress
 from soundgan.dataset import Clips
 from soundgan.errors import Interrupted
 from soundgan.settings import Config
-from soundgan.training import checkpoints
+from soundgan.training import checkpoints, continuing
 from soundgan.training.batches import Batches
 from soundgan.training.devices import explain_memory, pick_device
 from soundgan.training.log import Log
 from soundgan.training.signals import StopSignal
 from soundgan.vocoder_training import folder
-from soundgan.vocoder_training.run import METRICS, Run
+from soundgan.vocoder_training.run import METRICS, Run, refuse_changes
 from soundgan.vocoder_training.settings import Options, check, waveforms_of
 from soundgan.vocoder_training.steps import full_step
 from soundgan.vocoder_training.validation import Validation
@@ -29,27 +29,33 @@ COLUMNS = ("step", "epoch", "seconds", *METRICS, "held_out_mel")
 SHORT_METRICS = ("D", "G", "adv", "fm", "mel")  # in the progress bar
 
 
-def train(options: Options, recipes: Mapping[str, Config]) -> Run:
+def train(options: Options, recipes: Mapping[str, Config], demo: bool = False) -> Run:
     """Train, or continue, a vocoder for the clips of one of `recipes`; returns the run, finished.
 
-    Raises UserError (something to mend), Diverged, or Interrupted after saving.
+    `demo`: whether the synthetic set may be written where there are no sounds. Raises UserError
+    (something to mend), Diverged, or Interrupted after saving.
     """
     check(options, recipes)
     recipe = recipes[options.recipe]
     cfg = waveforms_of(options, recipe)
     device = pick_device(cfg)
-    found = dataset.find_clips(cfg)
+    continuing.refuse_folder(cfg.run_dir, "--from")
+    found = dataset.find_clips(cfg, demo)
     with files.locked(cfg.run_dir):
-        clips = dataset.load(cfg, found)
-        state = checkpoints.load_checkpoint(cfg.run_dir)
-        advice = f"lower batch_size (now {options.batch_size}) or segment (now {options.segment})"
-        advice += ", in a run of its own with --run-name NAME"
+        kept = checkpoints.find_checkpoint(cfg.run_dir)
+        state = kept.state if kept else None
+        if state:
+            refuse_changes(options, cfg.run_dir, state)
+        clips = dataset.load(cfg, found, demo=demo)
+        advice = f"lower batch_size (now {options.batch_size}) or, in a run of its own with "
+        advice += f"--run-name NAME, segment (now {options.segment})"
         with StopSignal() as stop, explain_memory(advice):
             run = start_or_continue(options, recipe, clips, device, state)
-            dataset.list_left_out(clips, run.run_dir)
-            split = dataset.split(cfg, clips, known=state is not None)
-            print(split.said, flush=True)
-            folder.prepare(run, clips, split, fresh=state is None)
+            split = continuing.prepare_folder(cfg, clips, kept, run.step, unit="step")
+            run.held_out = [list(row) for row in split.record]
+            folder.prepare(run, clips, split)
+            if kept and kept.path.name == "last.pt":  # a kill may have come before it was written
+                folder.write_vocoder(run)
             batches = Batches(clips, split.training, cfg, device)
             validation = Validation(cfg, clips, split, options.judge_clips)
             validation.write_originals(run.run_dir)
@@ -122,6 +128,7 @@ def write_due(run: Run, validation: Validation, log: Log) -> None:
     last = run.step == options.steps
     if last or run.step % options.sample_every == 0:
         validation.write(run)
+        run_folder.clear_old(run.run_dir)
     if last or run.step % options.save_every == 0:
         row = {"step": run.step, "epoch": run.epoch, "seconds": run.seconds} | run.means()
         log.add(row | {"held_out_mel": validation.distance(run)})
@@ -132,9 +139,12 @@ def write_due(run: Run, validation: Validation, log: Log) -> None:
 
 
 def save(run: Run) -> None:
-    """The vocoder as any run can play through it, then the checkpoint."""
-    folder.write_vocoder(run)
+    """The checkpoint, then the vocoder as any run can play through it.
+
+    Weights without a checkpoint would be taken for a run's remains.
+    """
     checkpoints.save_checkpoint(run.run_dir, run.state())
+    folder.write_vocoder(run)
 
 
 def save_and_stop(run: Run, signal: str) -> None:
