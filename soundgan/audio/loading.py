@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import threading
 import urllib.error
 import urllib.request
@@ -158,7 +159,7 @@ def _from_hub(name: str, fetch: bool) -> list[Path]:
         raise BadVocoder(
             f"there is no such folder, {why}, and neither a run's config.json nor a dry run has "
             "an unknown model fetched",
-            f"--vocoder {name} on the command line does",
+            f"--vocoder {shlex.quote(name)} on the command line does",
         )
     if not _hub_answers(name):
         raise BadVocoder(f"{why}, and the hub cannot be reached", again)

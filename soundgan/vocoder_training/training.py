@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from soundgan import dataset, files, run_folder
-from soundgan.console import Progress, duration, progress
+from soundgan.console import Progress, duration, progress, shell_path
 from soundgan.dataset import Clips
 from soundgan.errors import Interrupted
 from soundgan.settings import Config
@@ -181,5 +181,6 @@ def _estimate(run: Run, seconds: float) -> str:
 def _what_next(run: Run) -> str:
     return (
         f"Listen in {run.run_dir / 'samples'}; let a run play through it with --vocoder "
-        f"{run.run_dir}; longer training: the same command with --steps {2 * run.step}."
+        f"{shell_path(run.run_dir)}; longer training: the same command with --steps "
+        f"{2 * run.step}."
     )
