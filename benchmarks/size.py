@@ -3,15 +3,14 @@
     python benchmarks/size.py
     python benchmarks/size.py --counts 4000 --dense --cold
 
-The decoded clips are made up: the cache is a sparse file (it takes almost no disk, and reads as
-zeros), or with `--dense` one of noise (113 kB a clip). The sound files are empty, for nothing opens
-them.
+The decoded clips are made up: the cache is a sparse file (it takes 4 kB of disk a clip, and reads
+as zeros), or with `--dense` one of noise (113 kB a clip). The sound files are empty.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-import json
 import math
 import os
 import sys
@@ -30,7 +29,8 @@ sys.path[:0] = [str(ROOT)]
 from config import RECIPES  # noqa: E402
 from soundgan import dataset  # noqa: E402
 from soundgan.config_io import change  # noqa: E402
-from soundgan.dataset import cache  # noqa: E402
+from soundgan.dataset import Clips, cache  # noqa: E402
+from soundgan.dataset.fingerprint import fingerprint_of  # noqa: E402
 from soundgan.settings import Config  # noqa: E402
 from soundgan.training.batches import Batches  # noqa: E402
 from soundgan.training.devices import pick_device  # noqa: E402
@@ -62,7 +62,7 @@ class Row:
 
     count: int
     find: float  # the sound files, by name
-    open: float  # the decoded clips, with a look at each file's size and time
+    open: float  # the decoded clips, checked, with a look at each file's size and times
     split: float  # what is held out
     batches: int
     stream: float  # all of these batches, from disk to device
@@ -84,43 +84,47 @@ def names_of(count: int) -> list[str]:
     )
 
 
-def pretend(cfg: Config, found: dataset.Found, marks: dict[int, float] | None = None) -> Path:
-    """Keep what decoding `found` would have kept, all zeros; returns the path of the clips.
+def pretend(cfg: Config, found: dataset.Found, dense: bool = False) -> Path:
+    """Keep what decoding `found` would have kept; returns the path of the clips.
 
-    `marks`: number of a clip -> its first and its last value.
+    The last value of a clip is its number, so that no two are equal; the others are zeros, or
+    (`dense`) noise, the same in every 64th clip.
     """
     labels = [int(name[5:7]) for name in found.files]
     count, values = len(labels), math.prod(cfg.shape)
-    meta = {
-        "labels": labels,
-        "classes": [f"class{k:02d}" for k in range(max(labels) + 1)],
-        "files": found.files,
-        "numbers": [0] * count,
-        "seconds": [cfg.clip_seconds] * count,
-        "rates": [cfg.sound.sample_rate] * count,
-        "left_out": [],
-        "root": str(found.root),
-        "fingerprint": cache._fingerprint(found),
-    }
+    noise = np.random.default_rng(0).standard_normal((64, values - 1), dtype=np.float32)
+    some = noise if dense else np.zeros((1, values - 1), np.float32)
+    begun = [hashlib.blake2b(clip, digest_size=16) for clip in some]  # as files.digest
+
+    def digest(row: int) -> str:
+        total = begun[row % len(some)].copy()
+        total.update(np.float32(row))
+        return total.hexdigest()
+
     folder = cfg.cache_dir / cache._key(cfg, found.root)
     folder.mkdir(parents=True)
-    (folder / "meta.json").write_text(json.dumps(meta))
+    clips = Clips(
+        data=np.empty(0, np.float32),
+        labels=labels,
+        classes=[f"class{k:02d}" for k in range(max(labels) + 1)],
+        files=found.files,
+        numbers=[0] * count,
+        seconds=[cfg.clip_seconds] * count,
+        rates=[cfg.sound.sample_rate] * count,
+        digests=[digest(row) for row in range(count)],
+        left_out=[],
+        root=str(found.root),
+        fingerprint=fingerprint_of(cfg, found),
+    )
     with open(folder / "clips.f32", "wb") as file:
-        file.truncate(4 * values * count)
-        for row, value in (marks or {}).items():
-            for place in (row * values, (row + 1) * values - 1):
-                file.seek(4 * place)
-                file.write(np.float32(value).tobytes())
+        for row in range(count):
+            if dense:
+                file.write(some[row % len(some)])
+            else:
+                file.seek(4 * (values - 1), os.SEEK_CUR)
+            file.write(np.float32(row).tobytes())
+    cache.write_meta(folder, cfg, clips)
     return folder / "clips.f32"
-
-
-def fill(path: Path, clip_bytes: int) -> None:
-    """Noise in place of zeros."""
-    noise = np.random.default_rng(0).standard_normal(clip_bytes // 4 * 64, dtype=np.float32)
-    size = path.stat().st_size
-    with open(path, "r+b") as file:
-        while (left := size - file.tell()) > 0:
-            file.write(noise.tobytes()[:left])
 
 
 def forget(path: Path) -> None:
@@ -138,10 +142,7 @@ def make_up(count: int, options: Options, folder: str) -> tuple[Config, Path]:
         path = Path(cfg.data_dir, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    clips_file = pretend(cfg, dataset.find_clips(cfg))
-    if options.dense:
-        fill(clips_file, 4 * math.prod(cfg.shape))
-    return cfg, clips_file
+    return cfg, pretend(cfg, dataset.find_clips(cfg), dense=options.dense)
 
 
 def measure(count: int, options: Options) -> Row:

@@ -121,10 +121,21 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def set_aside(path: Path) -> Path:
     """Rename a file or folder to `NAME.old1`, `NAME.old2` ..., whichever is free; returns that."""
-    names = (path.with_name(f"{path.stem}.old{n}{path.suffix}") for n in range(1, 10**6))
-    kept = next(name for name in names if not os.path.lexists(name))
+    kept = _name_aside(path)
     os.replace(path, kept)
     return kept
+
+
+def copy_aside(path: Path) -> Path:
+    """Copy a file to the name that `set_aside` would give it; returns that."""
+    kept = _name_aside(path)
+    write_bytes(kept, read_bytes(path))
+    return kept
+
+
+def _name_aside(path: Path) -> Path:
+    names = (path.with_name(f"{path.stem}.old{n}{path.suffix}") for n in range(1, 10**6))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:

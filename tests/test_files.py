@@ -88,16 +88,6 @@ def test_a_folder_is_filled_before_it_takes_the_place_of_the_old_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["epoch_0002"]
 
 
-def test_a_stamp_tells_whether_a_file_is_still_the_same(tmp_path):
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"12345")
-    before = files.stamp(path)
-    assert before == (5, path.stat().st_mtime_ns)
-    os.utime(path, ns=(0, 7))
-    assert files.stamp(str(path)) == (5, 7)
-    assert files.stamp(tmp_path / "none") == (None, None)
-
-
 # ---- locks ---------------------------------------------------------------------------------------
 
 needs_locks = pytest.mark.skipif(files.fcntl is None, reason="needs file locks")
@@ -110,6 +100,14 @@ def test_a_run_is_held_by_one_process_at_a_time(tmp_path):
         pass
     with files.locked(run):
         pass
+
+
+@needs_locks
+def test_a_lock_is_taken_only_where_it_is_free(tmp_path):
+    with files.if_free(tmp_path / "x.lock") as first, files.if_free(tmp_path / "x.lock") as second:
+        assert (first, second) == (True, False)
+    with files.if_free(tmp_path / "x.lock") as third:
+        assert third
 
 
 def test_what_a_kill_left_unfinished_goes(tmp_path):

@@ -1,31 +1,40 @@
 """Decoded clips are kept: decoded once, then read through a memory map.
 
 One folder for each pair of data folder and sound: the clips as raw float32, and meta.json, which
-says which files (path, size, time) they were made from.
+says which files (name, size, content) they were made from. Both are checked when they are opened:
+what is damaged is decoded anew.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
-import time
-from contextlib import suppress
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import Field, fields
 from pathlib import Path
 
 import numpy as np
 
 from soundgan import files
+from soundgan.console import progress
+from soundgan.dataset import checked_json, stale
+from soundgan.dataset.checked_json import Damaged
 from soundgan.dataset.decoding import Clips, decode_all
 from soundgan.dataset.discovery import Found
+from soundgan.dataset.fingerprint import fingerprint_of, nfc
+from soundgan.dataset.stale import CLIPS, META
 from soundgan.errors import UserError
 from soundgan.parts import names_of
 from soundgan.settings import Config
 
-CACHE_VERSION = 3  # raise it when the meaning of the cached numbers changes
+CACHE_VERSION = 4  # raise it when the meaning of the cached numbers changes
 NOT_DECODED = ("standardise", "jitter")  # constants of a sound that come after decoding
+BLOCK = 1 << 22  # bytes of clips that one thread checks at a time
+WORTH_A_BAR = 1 << 32  # bytes of clips to check from which on progress is shown
+
+# Types in meta.json of fields of Clips, by their annotation; any other is a list.
+KINDS = {"list[int]": (int,), "list[str]": (str,), "list[float]": (int, float), "str": (str,)}
+PER_DATA_SET = ("classes", "left_out")  # lists of Clips that have no entry a clip
 
 
 def load_clips(cfg: Config, found: Found, keep: bool = True) -> Clips:
@@ -36,22 +45,12 @@ def load_clips(cfg: Config, found: Found, keep: bool = True) -> Clips:
     written.
     """
     folder = cfg.cache_dir / _key(cfg, found.root)
-    fingerprint = _fingerprint(found)
-    cached = _open_cache(folder, cfg, fingerprint)
-    if cached is not None:
-        return cached
+    fingerprint = fingerprint_of(cfg, found, keep)
     if not keep:
-        some: list[np.ndarray] = []
-        clips = decode_all(
-            cfg, found, lambda x: some.append(x) if len(some) < cfg.batch_size else 0
-        )
-        clips.data = np.stack(some) if some else np.empty((0, *cfg.shape), np.float32)
-        return clips
+        cached = _whole(folder, cfg, found, fingerprint)
+        return _decode_some(cfg, found, fingerprint) if cached is None else cached
     try:
-        waiting = f"Another run decodes the same sounds into {folder}: waiting for it."
-        with files.in_turn(folder.with_name(f"{folder.name}.lock"), waiting):
-            cached = _open_cache(folder, cfg, fingerprint)  # there by now, where it had to wait
-            return _build_cache(folder, cfg, found, fingerprint) if cached is None else cached
+        return _load_kept(folder, cfg, found, fingerprint)
     except OSError as error:
         raise UserError(
             f"The decoded sounds cannot be kept in {folder} ({error}); free some space there or "
@@ -60,59 +59,23 @@ def load_clips(cfg: Config, found: Found, keep: bool = True) -> Clips:
 
 
 def open_clips(cfg: Config, root: str, fingerprint: str) -> Clips:
-    """What another process has decoded of `root` (both are fields of its Clips).
+    """What another process has decoded of `root` (both are fields of its Clips), and checked.
 
     Raises UserError where that is not to be seen from here.
     """
     folder = cfg.cache_dir / _key(cfg, Path(root))
-    clips = _open_cache(folder, cfg, fingerprint)
+    try:
+        clips = _open_cache(folder, cfg, fingerprint)
+    except Damaged:
+        clips = None
     if clips is None:
         raise UserError(
             f"The decoded sounds that rank 0 keeps in {folder} are not to be seen from here: all "
             "machines need output_dir, under the same path, on a file system that they share "
             "(--output-dir)."
         )
+    clips.root = root
     return clips
-
-
-def _build_cache(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob("*.tmp"):  # of runs that were killed while decoding
-        with suppress(FileNotFoundError):  # another run has finished it
-            if time.time() - stale.stat().st_mtime > 86_400:
-                shutil.rmtree(stale, ignore_errors=True)
-    building = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(building, ignore_errors=True)  # in a container each start has the same number
-    building.mkdir()
-    try:
-        with open(building / "clips.f32", "wb") as file:
-            clips = decode_all(cfg, found, lambda x: file.write(x.tobytes()))
-        meta = {k: v for k, v in asdict(clips).items() if k != "data"}
-        (building / "meta.json").write_text(json.dumps(meta | {"fingerprint": fingerprint}))
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    cached = _open_cache(folder, cfg, fingerprint)
-    if cached is None:
-        raise OSError("the folder changed while it was written")
-    return cached
-
-
-def _open_cache(folder: Path, cfg: Config, fingerprint: str) -> Clips | None:
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        if meta["fingerprint"] != fingerprint:
-            return None
-        meta["left_out"] = [tuple(pair) for pair in meta["left_out"]]
-        shape = (len(meta["labels"]), *cfg.shape)
-        if (folder / "clips.f32").stat().st_size != 4 * int(np.prod(shape)):
-            return None
-        if shape[0] == 0:  # an empty file cannot be mapped
-            return Clips(data=np.empty(shape, np.float32), **meta)
-        return Clips(data=np.memmap(folder / "clips.f32", np.float32, "r", shape=shape), **meta)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def decoded_constants(cfg: Config) -> tuple:
@@ -127,10 +90,214 @@ def _key(cfg: Config, root: Path) -> str:
     return hashlib.sha256(repr(decisive).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _fingerprint(found: Found) -> str:
-    digest = hashlib.sha256(repr(found.left_out).encode(errors="backslashreplace"))
-    root = str(found.root)
-    for name in found.files:
-        entry = (name, *files.stamp(f"{root}/{name}"))
-        digest.update(repr(entry).encode(errors="backslashreplace"))
-    return digest.hexdigest()
+# ---- opening or decoding ------------------------------------------------------------------------
+
+
+def _load_kept(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips:
+    """The kept clips, decoded where there are none, they are of other files or they are damaged."""
+    lock = folder.with_name(f"{folder.name}.lock")
+    waiting = f"Another run decodes the same sounds into {folder}: waiting for it."
+    replaced = ""
+    with files.in_turn(lock, waiting):
+        try:
+            clips = _open_cache(folder, cfg, fingerprint)  # there by now, where it had to wait
+            built = clips is None
+            replaced = _fingerprint_in(folder) if built else ""
+        except Damaged as reason:
+            _say_damaged(folder, reason)
+            clips, built = None, True
+        if built:
+            clips = _build_cache(folder, cfg, found, fingerprint)
+        stale.mark_used(folder / META)
+    if not built:  # checked without the lock: others may do so at the same time
+        try:
+            _check_clips(clips, folder, cfg)
+        except Damaged as reason:
+            _say_damaged(folder, reason)
+            with files.in_turn(lock, waiting):
+                clips = _rebuilt(folder, cfg, found, fingerprint)
+        _name_as_found(clips, folder, cfg, found, keep=True)
+    stale.remove_stale(cfg.cache_dir, fingerprint, replaced)
+    return clips
+
+
+def _rebuilt(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips:
+    """Decode anew, unless another run has done that meanwhile."""
+    try:
+        clips = _open_cache(folder, cfg, fingerprint)
+        if clips is not None:
+            _check_clips(clips, folder, cfg)
+            return clips
+    except Damaged:
+        pass
+    return _build_cache(folder, cfg, found, fingerprint)
+
+
+def _whole(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips | None:
+    """The kept clips, checked, where they are whole and of these files; nothing is written."""
+    try:
+        clips = _open_cache(folder, cfg, fingerprint)
+        if clips is not None:
+            _check_clips(clips, folder, cfg)
+            _name_as_found(clips, folder, cfg, found, keep=False)
+        return clips
+    except Damaged as reason:
+        _say_damaged(folder, reason)
+        return None
+
+
+def _say_damaged(folder: Path, reason: Damaged) -> None:
+    print(f"{folder} is damaged ({reason}): decoded anew.", flush=True)
+
+
+def _decode_some(cfg: Config, found: Found, fingerprint: str) -> Clips:
+    """All clips decoded and checked, the first `batch_size` of them in `data`."""
+    some: list[np.ndarray] = []
+    clips = decode_all(cfg, found, lambda x: some.append(x) if len(some) < cfg.batch_size else 0)
+    clips.data = np.stack(some) if some else np.empty((0, *cfg.shape), np.float32)
+    clips.fingerprint = fingerprint
+    return clips
+
+
+def _build_cache(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        folder.unlink()  # the link, not where it leads
+    with files.whole_folder(folder) as building:
+        with open(building / CLIPS, "wb") as file:
+            clips = decode_all(cfg, found, lambda x: file.write(x.tobytes()))
+        clips.fingerprint = fingerprint
+        write_meta(building, cfg, clips)
+    try:
+        cached = _open_cache(folder, cfg, fingerprint)
+    except Damaged as reason:
+        raise OSError(f"the folder changed while it was written: {reason}") from reason
+    if cached is None:
+        raise OSError("the folder changed while it was written")
+    return cached
+
+
+# ---- what is kept -------------------------------------------------------------------------------
+
+
+def write_meta(folder: Path, cfg: Config, clips: Clips) -> None:
+    """Write all of `clips` but the clips themselves into the folder that holds these."""
+    meta = {field.name: getattr(clips, field.name) for field in _kept_fields()}
+    key = _key(cfg, Path(clips.root))
+    checked_json.write(folder / META, meta | {"key": key})
+
+
+def _kept_fields() -> list[Field]:
+    return [field for field in fields(Clips) if field.name != "data"]
+
+
+def _fingerprint_in(folder: Path) -> str:
+    """Fingerprint of the files that a kept set was made of; empty where there is none."""
+    try:
+        return checked_json.read(folder / META)["fingerprint"]
+    except (OSError, Damaged, LookupError, TypeError):
+        return ""
+
+
+def _open_cache(folder: Path, cfg: Config, fingerprint: str) -> Clips | None:
+    """The kept clips, of which only meta.json is checked; None where there are none of these files.
+
+    Raises Damaged with the reason.
+    """
+    if not os.path.lexists(folder):
+        return None
+    if folder.is_symlink() or not folder.is_dir():
+        raise Damaged("it is no folder")
+    try:
+        meta = checked_json.read(folder / META)
+    except FileNotFoundError:
+        raise Damaged(f"it holds no {META}") from None
+    clips = _clips_of(meta)
+    if meta["key"] != folder.name:
+        raise Damaged(f"its {META} is of another folder")
+    if clips.fingerprint != fingerprint:
+        return None
+    shape = (len(clips), *cfg.shape)
+    path = folder / CLIPS
+    try:
+        if path.is_symlink() or not files.is_regular(path):
+            raise Damaged(f"{CLIPS} is no regular file")
+        if path.stat().st_size != 4 * int(np.prod(shape)):
+            raise Damaged(f"{CLIPS} has {path.stat().st_size} bytes, not {4 * int(np.prod(shape))}")
+        if shape[0] == 0:  # an empty file cannot be mapped
+            clips.data = np.empty(shape, np.float32)
+        else:
+            clips.data = np.memmap(path, np.float32, "r", shape=shape)
+    except OSError as error:
+        raise Damaged(f"{CLIPS}: {error.strerror}") from error
+    return clips
+
+
+def _clips_of(meta: object) -> Clips:
+    """The Clips, without data, of a meta.json; raises Damaged where a field is of another form."""
+    kept = {field.name: field.type for field in _kept_fields()}
+    if not isinstance(meta, dict) or meta.keys() != {*kept, "key"}:
+        raise Damaged(f"its {META} has other fields")
+    values = {name: meta[name] for name in kept}
+    for name, kind in kept.items():
+        wanted = KINDS.get(kind, (list,))
+        some = values[name] if kind.startswith("list") else [values[name]]
+        if not isinstance(some, list) or not all(type(value) in wanted for value in some):
+            raise Damaged(f"{name} in its {META} is of another kind")
+        of_clips = kind.startswith("list") and name not in PER_DATA_SET
+        if of_clips and len(some) != len(values["files"]):
+            raise Damaged(f"{name} in its {META} are {len(some)}, not {len(values['files'])}")
+    pairs = values["left_out"]
+    if not all(len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in pairs):
+        raise Damaged(f"left_out in its {META} is of another kind")
+    values["left_out"] = [tuple(pair) for pair in pairs]
+    known = range(len(values["classes"]))
+    if len(set(values["classes"])) != len(known) or not set(values["labels"]) <= set(known):
+        raise Damaged(f"labels and classes in its {META} do not match")
+    return Clips(data=np.empty(0, np.float32), **values)
+
+
+def _name_as_found(clips: Clips, folder: Path, cfg: Config, found: Found, keep: bool) -> None:
+    """Call root and files as they are called on the disk now, which may be another Unicode form."""
+    clips.root = str(found.root)
+    there = set(found.files)
+    if there.issuperset(clips.files):
+        return
+    names = {nfc(name): name for name in found.files}
+
+    def now(name: str) -> str:
+        return name if name in there else names.get(nfc(name), name)
+
+    clips.files = [now(name) for name in clips.files]
+    clips.left_out = [(now(name), reason) for name, reason in clips.left_out]
+    if keep:  # for the processes that open them by themselves
+        write_meta(folder, cfg, clips)
+
+
+# ---- checking -----------------------------------------------------------------------------------
+
+
+def _check_clips(clips: Clips, folder: Path, cfg: Config) -> None:
+    """Read all clips, a few in each thread, and compare their checksums; raises Damaged.
+
+    Not through the memory map: there, a disk that fails ends the process.
+    """
+    size = 4 * int(np.prod(cfg.shape))
+    rows = max(1, BLOCK // size)
+
+    def check(first: int) -> None:
+        with open(folder / CLIPS, "rb", buffering=0) as file:
+            file.seek(first * size)
+            for row in range(first, min(first + rows, len(clips))):
+                if files.digest(file.read(size)) != clips.digests[row]:
+                    raise Damaged(f"the checksum of clip {row}, {clips.files[row]}, differs")
+
+    pool = ThreadPoolExecutor(cfg.decode_threads or os.cpu_count() or 1)
+    quiet = size * len(clips) < WORTH_A_BAR
+    try:
+        with progress(len(clips), "clip", desc="Checking", disable=quiet) as bar:
+            for _ in pool.map(check, range(0, len(clips), rows)):
+                bar.update(rows)
+    except OSError as error:
+        raise Damaged(f"{CLIPS}: {error.strerror}") from error
+    finally:  # at the first damaged clip and on Ctrl-C, check no more
+        pool.shutdown(cancel_futures=True)

@@ -9,7 +9,6 @@ it).
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundgan import files
+from soundgan import files, tensor_files
 from soundgan.audio import Transform, Vocoder, bigvgan
-from soundgan.dataset import Clips, Recording, Split, decoded_constants, recordings
+from soundgan.dataset import Clips, Recording, Split, decoded_constants, recordings, stale
 from soundgan.evaluation import classifier as classifiers
 from soundgan.evaluation import distances, features, metrics
 from soundgan.evaluation.classifier import Classifier, train_classifiers
@@ -29,9 +28,10 @@ from soundgan.evaluation.features import SoundSet, measure_files
 from soundgan.evaluation.metrics import METRICS, Comparison, View
 from soundgan.settings import Config
 
-VERSION = 4  # raise it when a formula changes: what was kept is made anew then
+VERSION = 5  # raise it when a formula changes: what was kept is made anew then
 MOST_REAL = 2000  # most training clips that sounds are compared with
 LEAST = 4  # sounds that are generated of the rarest class
+VOCODER_FILES = ("generator.ckpt", "hyperparams.yaml", bigvgan.WEIGHTS, bigvgan.CONFIG)
 DRAWS = 10  # subsets over which figures that depend on the number of sounds are averaged
 
 REAL, SEEN = "held-out real", "real, trained on"  # the row of real sounds
@@ -133,21 +133,24 @@ class Evaluator:
                 f"accuracy, {self.real}": _share(real[:, unseen] == k),
                 "taken for": self.classes[int(wrong.mode().values)] if len(wrong) else None,
                 "kernel": _kernel_of_class(views, k),
-                "diversity": float(np.mean([s[k] for s in spreads])) if k in spreads[0] else None,
+                "diversity": _mean([own.get(k) for own in spreads]),
             }
         return table
 
 
 def _kernel_of_class(views: list[View], k: int) -> float | None:
     """Kernel distance of one class's sounds from its training clips, by all of their widths."""
-    if (views[0].real_labels == k).sum() < 2:
-        return None
     values = []
     for view in views:
         real, fake = view.real[view.real_labels == k], view.fake[view.labels == k]
-        width = distances.bandwidth(view.real)
-        values.append(distances.kernel_distance(real, fake, width)[0])
+        if min(len(real), len(fake)) < 2 or view.width is None:
+            return None
+        values.append(distances.kernel_distance(real, fake, view.width)[0])
     return float(np.mean(values))
+
+
+def _mean(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))
 
 
 def _share(mask: Tensor) -> float | None:
@@ -165,9 +168,9 @@ def make_evaluator(
     Raises UserError where a real sound has gone since it was decoded.
     """
     chosen = _choose(cfg, clips, split)
-    stamps = [files.stamp(recording.path) for recording in chosen.unseen]  # maybe of another folder
-    key = _key(cfg, clips, vocoder, (chosen.training, chosen.unseen, stamps, chosen.counts))
-    path = cfg.cache_dir / f"evaluator-{key}.pt"
+    real = [[(r.digest, r.label) for r in some] for some in (chosen.training, chosen.unseen)]
+    key = _key(cfg, clips, vocoder, (*real, chosen.teaching, chosen.counts))
+    path = stale.reference_path(cfg.cache_dir, clips.fingerprint, key)
     evaluator = Evaluator(cfg, clips.classes, split, vocoder.name, chosen.counts, device)
     if not _open(evaluator, path):
         print(
@@ -256,11 +259,15 @@ def _first(recordings: list[Recording], counts: list[int]) -> list[int]:
 
 def _key(cfg: Config, clips: Clips, vocoder: Vocoder, chosen: tuple) -> str:
     """What the kept evaluator depends on, in 16 characters; `chosen`: its real sounds."""
-    weights = [Path(vocoder.name) / name for name in ("generator.ckpt", bigvgan.WEIGHTS)]
-    changed = next((p.stat().st_mtime_ns for p in weights if p.is_file()), None)
-    decisive = [clips.fingerprint, chosen, decoded_constants(cfg), (vocoder.name, changed)]
+    decisive = [clips.fingerprint, chosen, decoded_constants(cfg), _content_of(vocoder)]
     decisive += [VERSION, list(METRICS), _constants()]
     return hashlib.sha256(repr(decisive).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _content_of(vocoder: Vocoder) -> list[str] | str:
+    """Checksums of the files of a vocoder that lies in a folder; the name of any other."""
+    weights = [Path(vocoder.name) / name for name in VOCODER_FILES]
+    return [files.digest_of_file(p) for p in weights if files.is_regular(p)] or vocoder.name
 
 
 def _constants() -> list[tuple[str, object]]:
@@ -274,25 +281,53 @@ def _keep(evaluator: Evaluator, path: Path) -> None:
     weights = [classifier.state_dict() for classifier in evaluator.classifiers]
     state = {"classifiers": weights, "rows": evaluator.rows}
     state |= {name: vars(getattr(evaluator, name)) for name in ("training", "unseen")}
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    files.write_bytes(path, buffer.getbuffer())
+    tensor_files.write(path, state)
 
 
 def _open(evaluator: Evaluator, path: Path) -> bool:
     """Fill an evaluator from what was kept; False where there is nothing whole."""
     try:
-        state = torch.load(path, weights_only=True)
+        state = tensor_files.read(path)
+        sets = [_sounds(state[name], len(evaluator.classes)) for name in ("training", "unseen")]
+        rows = _rows(state["rows"])
+        classifiers = [_classifier(weights) for weights in state["classifiers"]]
+        if not classifiers or evaluator.real not in rows:
+            raise ValueError("it lacks a part")
     except FileNotFoundError:
         return False
-    except Exception as error:  # a damaged file fails in whatever way it likes
-        print(f"{path} is damaged ({type(error).__name__}) and will be made anew.")
+    except MemoryError:
+        raise
+    except Exception as error:  # a file of another program fails in whatever way it likes
+        print(f"{path} is damaged ({error}) and will be made anew.", flush=True)
         return False
-    evaluator.rows = state["rows"]
-    evaluator.training, evaluator.unseen = (SoundSet(**state[n]) for n in ("training", "unseen"))
-    for weights in state["classifiers"]:
-        with torch.random.fork_rng(devices=[]):  # initial weights, though replaced, are drawn
-            one = Classifier(len(weights["classify.bias"]), weights["mean"], weights["std"])
-        one.load_state_dict(weights)
-        evaluator.classifiers.append(one.eval().requires_grad_(False))
+    (evaluator.training, evaluator.unseen), evaluator.rows = sets, rows
+    evaluator.classifiers = classifiers
+    stale.mark_used(path)
     return True
+
+
+def _sounds(kept: dict, classes: int) -> SoundSet:
+    """A set of sounds as `_keep` left it; raises an exception where it has another form."""
+    sounds = SoundSet(**kept)
+    whole = sounds.x.dtype == torch.float32 and sounds.x.shape[1:3] == (1, features.GRID["n_mels"])
+    whole &= sounds.labels.dtype == torch.int64 and sounds.labels.shape == sounds.x.shape[:1]
+    whole &= isinstance(sounds.silent, float) and isinstance(sounds.clipped, float)
+    known = (sounds.labels >= 0) & (sounds.labels < classes)
+    if not (whole and known.all() and sounds.x.isfinite().all()):
+        raise ValueError("its sounds have another form")
+    return sounds
+
+
+def _rows(kept: dict) -> dict[str, dict[str, float | None]]:
+    """The rows of real sounds as `_keep` left them; raises ValueError where they are others."""
+    for row in kept.values():
+        if not all(isinstance(value, float | int | None) for value in row.values()):
+            raise ValueError("its rows have another form")
+    return kept
+
+
+def _classifier(weights: dict[str, Tensor]) -> Classifier:
+    with torch.random.fork_rng(devices=[]):  # initial weights, though replaced, are drawn
+        one = Classifier(len(weights["classify.bias"]), weights["mean"], weights["std"])
+    one.load_state_dict(weights)
+    return one.eval().requires_grad_(False)

@@ -358,31 +358,26 @@ def of_process(name: str, field: str) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not (PROC / "io").exists(), reason="needs /proc")
 def test_a_hundred_thousand_clips(default, tmp_path):
-    """11 GB of decoded clips, as a sparse file: opened without a look at them, read in bounds."""
+    """11 GB of decoded clips, as a sparse file: read once to check them, and in bounds."""
     cfg = change(default, {"data_dir": str(tmp_path), "output_dir": str(tmp_path / "outputs")})
     found = dataset.Found(tmp_path, size.names_of(100_000))
-    marks = {row: row + 0.5 for row in range(0, 100_000, 97)}
-    size.pretend(cfg, found, marks)
+    path = size.pretend(cfg, found)
     memory, read_before = of_process("status", "RssAnon"), of_process("io", "rchar")
     clips = dataset.load_clips(cfg, found)
     assert clips.data.shape == (100_000, 1, 80, 352)
     split = dataset.split(cfg, clips, known=False)
     mapped = of_process("status", "RssFile")
-    assert of_process("io", "rchar") - read_before < 20e6  # the list of files
+    assert 0 <= of_process("io", "rchar") - read_before - path.stat().st_size < 40e6  # and the list
     assert 90_000 * 0.98 < len(split.training) < 90_000 * 1.01
     assert len(split.training) + len(split.held_out) == 100_000
     found_batches = Batches(clips, split.training, cfg, CPU, resident=False)
     order, labels = found_batches.order(5).tolist(), np.array(clips.labels)
     start = found_batches.steps - 300
-    marked = 0
     for rows, (x, own) in zip(order[start:], found_batches.epoch(5, start), strict=True):
-        expected = torch.tensor([marks.get(row, 0.0) for row in rows])
         flat = x.flatten(1)
-        assert torch.equal(flat[:, 0], expected)
-        assert torch.equal(flat[:, -1], expected)
-        assert flat[:, 1:-1].count_nonzero() == 0
+        assert torch.equal(flat[:, -1], torch.tensor(rows, dtype=torch.float32))
+        assert flat[:, :-1].count_nonzero() == 0
         assert np.array_equal(own.numpy(), labels[rows])
-        marked += int((expected > 0).sum())
-    assert marked > 20
     assert (of_process("status", "RssAnon") - memory) * 1024 < 300e6
     assert (of_process("status", "RssFile") - mapped) * 1024 < 100e6
+    path.unlink()  # pytest keeps the folder
