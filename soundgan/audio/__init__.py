@@ -1,7 +1,21 @@
 """Waveforms <-> clips as the networks see them: files, transform, vocoders."""
 
-from soundgan.audio.files import BadClip, opened, read_clip, read_clips, write_wav
-from soundgan.audio.loading import BadVocoder, load_hifigan, load_vocoder, open_vocoder
+from soundgan.audio.files import (
+    BadClip,
+    Extent,
+    SilentClip,
+    extent,
+    read_clip,
+    read_clips,
+    write_wav,
+)
+from soundgan.audio.loading import (
+    BadVocoder,
+    load_hifigan,
+    load_vocoder,
+    may_fetch,
+    open_vocoder,
+)
 from soundgan.audio.transform import Transform, compress, expand
 from soundgan.audio.vocoders import BigVgan, GriffinLim, HifiGan, Librosa, RawAudio, Vocoder
 
@@ -9,18 +23,21 @@ __all__ = [
     "BadClip",
     "BadVocoder",
     "BigVgan",
+    "Extent",
     "GriffinLim",
     "HifiGan",
     "Librosa",
     "RawAudio",
+    "SilentClip",
     "Transform",
     "Vocoder",
     "compress",
     "expand",
+    "extent",
     "load_hifigan",
     "load_vocoder",
+    "may_fetch",
     "open_vocoder",
-    "opened",
     "read_clip",
     "read_clips",
     "write_wav",

@@ -63,6 +63,10 @@ def sniff(head: bytes) -> None:
     """
     if len(head) == 0:
         raise BadClip("empty file (0 bytes)")
+    if head == b"version http":  # ... ://git-lfs.github.com/spec/v1
+        raise BadClip("a Git LFS pointer, not the sound itself: git lfs pull fetches it")
+    if head.startswith(b"/annex/objec"):
+        raise BadClip("a git-annex pointer, not the sound itself: git annex get . fetches it")
     if head.lstrip()[:1] == b"<":
         raise BadClip("a web page or XML, not audio (a failed download?)")
     known = (
@@ -139,18 +143,18 @@ def _stream(
         rate, stated, kind = sound.samplerate, sound.frames, sound.format
         open_ended = containers.without_length(file, size, kind, rate, sound.channels)
     doubtful |= stated > size * MOST_A_BYTE
-    if not doubtful and open_ended is None:
-        return rate, view, stated
-    # Both decoders stop at the stated end: let them go on from shortly before, if they can.
-    begin = max(0, stated - TAIL)
-    slack = MP3_PADDING if kind == "MP3" else 0
-    rest = 0
     if not doubtful:
+        if open_ended is None:
+            return rate, view, stated
+        # The decoder stops at the stated end: let it go on from shortly before, if it can.
+        begin, slack, rest = max(0, stated - TAIL), MP3_PADDING if kind == "MP3" else 0, 0
         with suppress(BadClip), _reasons(), _decoder(path, open_ended) as sound:
             rest = sum(map(len, _blocks(sound, begin, TAIL + slack + 1, stop)))
-    if 0 < rest <= stated - begin + slack:
-        return rate, view, min(stated, begin + rest)
-    view = view if open_ended is None else open_ended
+        if 0 < rest <= stated - begin + slack:
+            return rate, view, min(stated, begin + rest)
+    if open_ended is not None:
+        with suppress(BadClip), _reasons(), _decoder(path, open_ended) as sound:
+            return rate, open_ended, _measured(sound, stop)
     with _decoder(path, view) as sound:
         return rate, view, _measured(sound, stop)
 
@@ -234,17 +238,18 @@ def _mono(
     path: str | Path, known: Extent, begin: int, wanted: int, stop: Callable[[], bool]
 ) -> np.ndarray:
     """Frames of a file from `begin` on, `wanted` or as many as there are, mixed: `(frames,)`."""
-    mono = []
+    mono = np.empty(max(0, min(wanted, known.frames - begin)), np.float32)
+    at = 0
     for view, frames in known.streams:
-        if begin < frames and wanted > 0:
+        if begin < frames and at < len(mono):
             with _decoder(path, view) as sound:
-                for block in _blocks(sound, begin, min(wanted, frames - begin), stop):
-                    mono.append(_mixed(block))
-                    wanted -= len(block)
+                for block in _blocks(sound, begin, min(len(mono) - at, frames - begin), stop):
+                    mono[at : at + len(block)] = _mixed(block)
+                    at += len(block)
         begin = max(0, begin - frames)
-    if not mono:
+    if at == 0:
         raise BadClip("holds no samples")
-    return np.concatenate(mono)
+    return mono[:at]
 
 
 def _mixed(block: np.ndarray) -> np.ndarray:

@@ -1,0 +1,287 @@
+"""Where the samples of a sound file lie, whatever its header says of it.
+
+libsndfile stops where a header says that the sound ends. A recorder that was switched off, a
+program that writes to a pipe or files that were joined leave headers that say too little, or
+nothing: here such a file gets another view, of the same bytes with a header that lets the decoder
+go on to the end. No file is changed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import BinaryIO
+
+Span = tuple[int, int]  # first byte of a file, and the one after the last
+View = tuple[
+    Span | bytes, ...
+]  # spans of a file and bytes to put between them, one after the other
+
+WAVE_FORMS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
+TAGS = (b"ID3", b"TAG", b"APETAG", b"LYRICS", b"\0\0\0\0")  # what programs append to any file
+UNKNOWN = b"\xff\xff\xff\xff"  # in WAV and AIFF: as far as the file goes
+LEAST_REST = 4096  # bytes behind a sound that could be more of it
+MAX_LINKS = 1000  # most Ogg streams joined in one file
+MAX_PAGE = 65_307  # bytes of an Ogg page
+MAX_PACKET = 8192  # samples of an Ogg packet
+
+
+@dataclass(frozen=True)
+class Header:
+    """What was found about a file before it is decoded."""
+
+    streams: tuple[View | None, ...] = (None,)  # one a sound in it; None: the file as it is
+    doubtful: bool = False  # whether the end that it states cannot be
+
+
+def look_into(file: BinaryIO, size: int) -> Header:
+    """The sounds of a WAV, AIFF, FLAC, Ogg or MP3 file of `size` bytes.
+
+    Looks at the containers only; where FLAC and MP3 end, `without_length` helps to find out.
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] in WAVE_FORMS and head[8:12] == b"WAVE":
+        return Header((_wave(file, size, head[:4]),))
+    if head[:4] == b"FORM":
+        return Header((_chunked(file, size, ">", b"SSND"),))
+    if head[:4] == b"OggS":
+        return _ogg(file, size)
+    return Header()
+
+
+# ---- a view of a file ----------------------------------------------------------------------------
+
+
+class Viewed(io.RawIOBase):
+    """A file to read that consists of spans of another one, and of bytes between them."""
+
+    def __init__(self, file: BinaryIO, view: View) -> None:
+        self.file, self.parts = file, view
+        lengths = [len(p) if isinstance(p, bytes) else p[1] - p[0] for p in self.parts]
+        self.starts = [0, *accumulate(lengths)]
+        self.at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.starts[-1]}[whence]
+        self.at = max(0, base + offset)
+        return self.at
+
+    def readinto(self, buffer: memoryview) -> int:
+        done = 0
+        while done < len(buffer) and self.at < self.starts[-1]:  # libsndfile wants all at once
+            index = bisect_right(self.starts, self.at) - 1
+            content = self._inside(index, min(len(buffer) - done, self.starts[index + 1] - self.at))
+            if not content:  # the file was cut meanwhile
+                break
+            buffer[done : done + len(content)] = content
+            done += len(content)
+            self.at += len(content)
+        return done
+
+    def _inside(self, index: int, most: int) -> bytes:
+        part, skip = self.parts[index], self.at - self.starts[index]
+        if isinstance(part, bytes):
+            return part[skip : skip + most]
+        try:
+            self.file.seek(part[0] + skip)
+            return self.file.read(most)
+        except OSError:  # libsndfile, which asks for it, can be told no more than "the end"
+            return b""
+
+
+def patched(size: int, *patches: tuple[int, bytes]) -> View:
+    """A file of `size` bytes with other bytes at these offsets, which rise."""
+    view: list[Span | bytes] = []
+    at = 0
+    for offset, content in patches:
+        view += [(at, offset), content]
+        at = offset + len(content)
+    return (*view, (at, size))
+
+
+# ---- WAV and AIFF: chunks ------------------------------------------------------------------------
+
+
+def _wave(file: BinaryIO, size: int, form: bytes) -> View | None:
+    if form in (b"RF64", b"BW64"):
+        return _rf64(file, size)
+    return _chunked(file, size, ">" if form == b"RIFX" else "<", b"data")
+
+
+def _chunked(file: BinaryIO, size: int, order: str, wanted: bytes) -> View | None:
+    """The same file with the sound to its end, where the size of its sound cannot be."""
+    chunk = _chunk(file, size, order, wanted)
+    if chunk is None or not _too_small(file, size, order, *chunk):
+        return None
+    return patched(size, (4, UNKNOWN), (chunk[0] - 4, UNKNOWN))
+
+
+def _rf64(file: BinaryIO, size: int) -> View | None:
+    """The sizes of more than 4 GB stand in a chunk of their own, ds64."""
+    sizes, sound = _chunk(file, size, "<", b"ds64"), _chunk(file, size, "<", b"data")
+    if sizes is None or sound is None:
+        return None
+    file.seek(sizes[0] + 8)
+    stated = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
+    begin = sound[0]
+    if stated <= size - begin and not _too_small(file, size, "<", begin, stated):
+        return None
+    return patched(size, (sizes[0] + 8, struct.pack("<Q", size - begin)), (begin - 4, UNKNOWN))
+
+
+def _chunk(file: BinaryIO, size: int, order: str, wanted: bytes) -> tuple[int, int] | None:
+    """Offset and stated size of the content of a chunk, or None."""
+    at = 12
+    for _ in range(1000):
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            return None
+        length = struct.unpack(order + "I", head[4:])[0]
+        if head[:4] == wanted:
+            return at + 8, length
+        at += 8 + length + length % 2
+        if at > size:
+            return None
+    return None
+
+
+def _too_small(file: BinaryIO, size: int, order: str, begin: int, length: int) -> bool:
+    """Whether more of a sound follows than its chunk states: what follows is no other chunk."""
+    end = begin + length
+    if size - end < LEAST_REST:
+        return length == 0 and size > begin and not _is_chunk(file, size, order, begin)
+    return not any(_is_chunk(file, size, order, at) for at in {end, end + length % 2})
+
+
+def _is_chunk(file: BinaryIO, size: int, order: str, at: int) -> bool:
+    file.seek(at)
+    head = file.read(8)
+    if head.startswith(TAGS):
+        return True
+    if len(head) < 8 or not re.fullmatch(rb"[ -~]{4}", head[:4]):
+        return False
+    return at + 8 + struct.unpack(order + "I", head[4:])[0] <= size
+
+
+# ---- Ogg: pages ----------------------------------------------------------------------------------
+
+
+def _ogg(file: BinaryIO, size: int) -> Header:
+    """The streams that were joined to one file, each to be opened by itself."""
+    begins, behind = [], -1
+    for at in _first_pages(file):
+        if at != behind:  # else it begins beside the one before: sound and picture of a film
+            begins.append(at)
+        file.seek(at + 26)
+        segments = file.read(1 + 255)
+        behind = at + 27 + segments[0] + sum(segments[1 : 1 + segments[0]]) if segments else -1
+        if len(begins) > MAX_LINKS:
+            break
+    streams = [
+        _pages(file, begin, end) for begin, end in zip(begins[:MAX_LINKS], [*begins[1:], size])
+    ]
+    if not streams:
+        return Header()
+    views = tuple(((span,) if span != (0, size) else None) for span, _ in streams)
+    return Header(views, any(doubtful for _, doubtful in streams))
+
+
+def _first_pages(file: BinaryIO) -> Iterator[int]:
+    """Offsets of the pages with which Ogg streams begin."""
+    at, overlap = 0, b""
+    while True:
+        file.seek(at)
+        if not (piece := file.read(1 << 20)):
+            return
+        for match in re.finditer(rb"OggS\0[\x02\x03\x06\x07]", overlap + piece):
+            yield at - len(overlap) + match.start()
+        at += len(piece)
+        overlap = piece[-5:]
+
+
+def _pages(file: BinaryIO, begin: int, end: int) -> tuple[Span, bool]:
+    """What to decode of one stream, and whether the length that its last page states cannot be."""
+    start = max(begin, end - 2 * MAX_PAGE)
+    file.seek(start)
+    content = file.read(end - start)
+    last = content.rfind(b"OggS\0")
+    before = content.rfind(b"OggS\0", 0, last) if last > 0 else -1
+    if before < 0 or content[before + 14 : before + 18] != content[last + 14 : last + 18]:
+        return (begin, end), False  # one page, or of two streams side by side
+    here, there = (
+        struct.unpack("<q", content[at + 6 : at + 14].ljust(8, b"\0"))[0] for at in (before, last)
+    )
+    if 0 <= there < here:  # it would end before it does: without that page
+        return (begin, start + last), False
+    laces = content[last + 26 :]
+    packets = sum(lace < 255 for lace in laces[1 : 1 + laces[0]]) if laces else 0
+    return (begin, end), here >= 0 and there - here > MAX_PACKET * (packets + 1)
+
+
+# ---- FLAC and MP3: a length in the header --------------------------------------------------------
+
+
+def without_length(file: BinaryIO, size: int, kind: str, rate: int, channels: int) -> View | None:
+    """A FLAC or MP3 file (`kind`, by libsndfile's name) whose header states no length, or None.
+
+    The decoder then goes on to its end.
+    """
+    begin = _behind_id3(file)
+    if kind == "FLAC":
+        file.seek(begin)
+        head = file.read(26)
+        if head[:4] != b"fLaC" or len(head) < 26:
+            return None
+        # STREAMINFO: the low four bits of byte 21 and the next four hold the number of samples.
+        return patched(size, (begin + 21, bytes([head[21] & 0xF0, 0, 0, 0, 0])))
+    if kind != "MP3":
+        return None
+    file.seek(begin)
+    head = file.read(4096)
+    found = re.search(rb"(Xing|Info)\0\0\0.", head, re.DOTALL)
+    if found and head[found.end() - 1] & 1:  # a number of frames follows
+        return patched(size, (begin + found.end(), UNKNOWN))
+    return ((0, begin), _xing_frame(rate, channels), (begin, size))
+
+
+def _behind_id3(file: BinaryIO) -> int:
+    """Where a file begins that may have an ID3v2 tag before it."""
+    file.seek(0)
+    head = file.read(10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    length = 0
+    for byte in head[6:10]:
+        length = length << 7 | byte & 0x7F
+    return 10 + length + (10 if head[5] & 0x10 else 0)
+
+
+def _xing_frame(rate: int, channels: int) -> bytes:
+    """An MPEG layer III frame of 64 kbit/s that holds no sound, and says that 2^32 - 1 follow."""
+    version, low, kbits = (3, 32_000, 5) if rate >= 32_000 else (2, 16_000, 8)
+    if rate < 16_000:
+        version, low = 0, 8_000
+    which = {low: 2, low * 44_100 // 32_000: 0, low * 48_000 // 32_000: 1}.get(rate, 0)
+    head = bytes([0xFF, 0xE3 | version << 3, kbits << 4 | which << 2, 0xC0 if channels == 1 else 0])
+    if version == 3:
+        side, length = 17 if channels == 1 else 32, 144 * 64_000 // rate
+    else:
+        side, length = 9 if channels == 1 else 17, 72 * 64_000 // rate
+    return (head + bytes(side) + b"Xing\0\0\0\1" + UNKNOWN).ljust(length, b"\0")
