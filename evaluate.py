@@ -10,6 +10,7 @@ prints the table. No network is downloaded; minutes on a CPU. What each figure m
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,8 +84,10 @@ def evaluate(options: Options) -> dict:
 
 
 def _sounds_of(run_dir: Path, data_dir: str) -> str:
-    """Where the sounds of a run are now, which was trained on `data_dir`."""
-    return run_folder.own_data(run_dir, data_dir, named=["holdout_dir"]).get("data_dir", "")
+    """Where the sounds of a run are, if not at `data_dir` as it is seen from here; else ""."""
+    root = run_folder.read_config(run_dir).get("data_root")
+    elsewhere = not os.path.isdir(data_dir) and isinstance(root, str) and os.path.isdir(root)
+    return root if elsewhere else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
