@@ -8,6 +8,7 @@ import os
 import types
 import typing
 import unicodedata
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Union
@@ -93,13 +94,18 @@ def within(part: object, need: Need, least: float, most: float, names: Iterable[
 # ---- types ---------------------------------------------------------------------------------------
 
 
+_TYPES: weakref.WeakKeyDictionary[type, dict[str, object]] = weakref.WeakKeyDictionary()
+
+
 def types_of(kind: type) -> dict[str, object]:
     """Types of the constants of a part or of a run, by name, as its class annotates them."""
-    try:
-        hints = typing.get_type_hints(kind)
-    except NameError:  # a kind that names what is defined where nobody else can see it
-        return {}
-    return {name: hints[name] for name in names_of(kind) if name in hints}
+    if kind not in _TYPES:
+        try:
+            hints = typing.get_type_hints(kind)
+        except NameError:  # a kind that names what is defined where nobody else can see it
+            hints = {}
+        _TYPES[kind] = {name: hints[name] for name in names_of(kind) if name in hints}
+    return _TYPES[kind]
 
 
 def misfit(kind: object, value: object) -> str:
@@ -134,8 +140,8 @@ def _misfit_whole(value: object) -> str:
 def _misfit_number(value: object) -> str:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return "must be a number"
-    usual = math.isfinite(value) if isinstance(value, float) else True
-    return "" if usual and abs(value) <= MOST_NUMBER else f"must be a number up to {MOST_NUMBER:g}"
+    most = MOST_WHOLE if isinstance(value, int) else MOST_NUMBER
+    return "" if abs(value) <= most else f"must be a number up to {most:g}"  # NaN is not
 
 
 def _misfit_text(value: object) -> str:

@@ -78,6 +78,11 @@ class ConvolutionalGenerator(settings.Generator):
     def check(self, cfg: Config, need: Need) -> None:
         _check_stages(self, cfg, need)
         super().check(cfg, need)
+        groups = self.norm_groups if self.norm == "group" else 1
+        need(groups == 1 or not self.norm_output, "norm_output", "has one channel: norm_groups 1")
+        base = self.channels[0] * math.prod(smallest_map(cfg, self.stride, len(self.channels)))
+        grouped = not self.project_activation or base % groups == 0
+        need(grouped, "project_activation", f"{base} features are no multiple of norm_groups")
         least = 1 if self.upsampling == "nearest" else self.stride
         need(self.kernel >= least, "kernel", f"must be at least {least}")
         odd = self.upsampling != "nearest" or self.kernel % 2 == 1
@@ -135,6 +140,9 @@ class ConvolutionalCritic(settings.Critic):
         _check_stages(self, cfg, need)
         super().check(cfg, need)
         need(self.kernel >= self.stride, "kernel", f"must be at least {self.stride}")
+        last = min(smallest_map(cfg, self.stride, len(self.channels)))
+        fits = self.head == "full" or self.kernel <= last + 2
+        need(fits, "kernel", f"must be at most {last + 2} (the last map and its edge) for patches")
         need(all(0 <= rate < 1 for rate in self.dropout), "dropout", "must lie in [0, 1)")
         stages = len(self.channels)
         fits = len(self.dropout) in (0, stages)
