@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.image
@@ -11,7 +13,20 @@ import soundfile
 import torch
 
 from soundgan.errors import UserError
-from soundgan.files import DAY, naming
+from soundgan.files import naming
+
+
+@dataclass(frozen=True)
+class _QuietHook:
+    """What becomes of an exception in a thread: a full disk in the one that writes events is said
+    by whoever adds the next one, as one sentence, and needs no traceback before."""
+
+    before: Callable[[threading.ExceptHookArgs], object]
+
+    def __call__(self, failed: threading.ExceptHookArgs) -> None:
+        writes = type(failed.thread).__module__.startswith("tensorboard.")
+        if not (writes and issubclass(failed.exc_type, OSError)):
+            self.before(failed)
 
 
 class Events:
@@ -29,9 +44,10 @@ class Events:
                 "leave --tensorboard out."
             ) from error
         self.folder = folder
+        if not isinstance(threading.excepthook, _QuietHook):
+            threading.excepthook = _QuietHook(threading.excepthook)
         with naming(folder):
-            # It is flushed here: what fails in its own thread would end in a traceback.
-            self.writer = SummaryWriter(folder, purge_step=epoch + 1, flush_secs=DAY)
+            self.writer = SummaryWriter(folder, purge_step=epoch + 1)
 
     def scalars(self, group: str, row: Mapping[str, float]) -> None:
         """The finite values of a log's row, as `<group>/<column>` at its epoch."""

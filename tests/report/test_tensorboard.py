@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from soundgan.errors import UserError
 from soundgan.settings import Config
 from soundgan.training import tensorboard
 from soundgan.training.log import Log
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -52,16 +55,31 @@ def test_without_tensorboard_it_says_what_to_install(
     assert not (small.run_dir / "log.csv").exists()
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    events = tensorboard.Events(tmp_path / "events", 0)
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from soundgan.training.tensorboard import Events
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))  # bytes that a file can have
+folder = Path(sys.argv[1])
+try:
+    events = Events(folder, 0)
+    for epoch in range(1, 50):
+        events.scalars("log", {"epoch": epoch, "loss": 0.5})
+except OSError as error:
+    print(error.filename == str(folder), flush=True)
+"""
 
-    def full():
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(events.writer, "flush", full)
-    with pytest.raises(OSError, match="No space") as caught:
-        events.scalars("log", {"epoch": 1, "loss": 0.5})
-    assert caught.value.filename == str(tmp_path / "events")
+@pytest.mark.slow
+def test_a_full_disk_is_named_without_a_traceback(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "events")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "True\n", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_in_its_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="exists") as caught:
         tensorboard.Events(tmp_path / "file", 0)
