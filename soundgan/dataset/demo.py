@@ -7,9 +7,12 @@ up: good for seeing the program work, not for judging how well a model learns re
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +20,7 @@ import numpy as np
 import soundfile
 import tyro
 
+from soundgan import files
 from soundgan.errors import UserError
 
 HOME = "data"  # where it is written when no other folder is named
@@ -36,35 +40,67 @@ def write(folder: str | Path, clips: int = 0, seed: int = SEED) -> None:
     """
     folder = Path(folder)
     clips = clips or CLIPS
+    _refuse_foreign(folder, seed)
+    files.remove_unfinished(folder, older_than=files.DAY)
+    with files.naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = files.unfinished_beside(folder / MARK)  # hidden from the search for sounds
+        unfinished.mkdir()
+        try:
+            for name in CLASSES:
+                (unfinished / name).mkdir()
+                for number in range(clips):
+                    path = unfinished / name / f"{name}_{number:03d}.wav"
+                    with files.naming(path):
+                        path.write_bytes(_wav(name, number, seed))
+            files.write_bytes(folder / MARK, (MARKED + MARK_ADVICE).encode())
+            for name in CLASSES:
+                shutil.rmtree(folder / name, ignore_errors=True)
+                (unfinished / name).rename(folder / name)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path, seed: int) -> None:
+    """Raise UserError where the set would replace anything but clips of an earlier set."""
+    mark = folder / MARK
+    marked = files.is_regular(mark) and files.read_bytes(mark).startswith(MARKED.encode())
+    foreign = [mark] if os.path.lexists(mark) and not marked else []
     for name in CLASSES:
-        inside = list((folder / name).rglob("*"))
-        foreign = [p for p in inside if not re.fullmatch(rf"{name}_\d{{3,}}\.wav", p.name)]
-        if foreign or (inside and not (folder / MARK).exists()):
-            raise UserError(
-                f"{(foreign or inside)[0]} exists, and the demo set would replace {folder / name}: "
-                "move it elsewhere first."
-            )
-    unfinished = folder / ".demo"  # hidden from the search for sounds until it is complete
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    (folder / MARK).write_text(
-        f"The folders {', '.join(CLASSES)} were made by soundgan/dataset/demo.py; they are not "
-        "recordings.\n"
-        "Delete them and this file when you bring sounds of your own.\n"
-    )
-    for index, (name, make) in enumerate(CLASSES.items()):
-        (unfinished / name).mkdir()
-        for number in range(clips):
-            rng = np.random.default_rng([seed, index, number])
-            seconds = rng.uniform(3, 5)
-            wave = make(rng, np.arange(int(seconds * RATE)) / RATE)
-            wave = _finish(rng, wave)
-            path = unfinished / name / f"{name}_{number:03d}.wav"
-            soundfile.write(path, wave, RATE, subtype="PCM_16")
-    for name in CLASSES:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        (unfinished / name).rename(folder / name)
-    unfinished.rmdir()
+        own = folder / name
+        if own.is_symlink() or (own.exists() and not own.is_dir()):
+            foreign.append(own)
+        else:
+            inside = sorted(own.rglob("*"))
+            foreign += [path for path in inside if not (marked and _is_clip(path, name, seed))]
+    if foreign:
+        raise UserError(
+            f"{foreign[0]} exists, and the demo set would replace it: move it elsewhere first, or "
+            "name another folder."
+        )
+
+
+def _is_clip(path: Path, name: str, seed: int) -> bool:
+    """Whether a file is what is written here under its name, but for the rounding of libraries."""
+    match = re.fullmatch(rf"{name}_(\d{{3,6}})\.wav", path.name)
+    if match is None or path.is_symlink() or not files.is_regular(path):
+        return False
+    own = soundfile.read(io.BytesIO(_wav(name, int(match[1]), seed)), dtype="int16")[0]
+    try:
+        there = soundfile.read(io.BytesIO(files.read_bytes(path)), dtype="int16")[0]
+    except RuntimeError:  # no sound
+        return False
+    return own.shape == there.shape and np.abs(own.astype(int) - there).max() <= 2
+
+
+def _wav(name: str, number: int, seed: int) -> bytes:
+    """One clip as a file."""
+    rng = np.random.default_rng([seed, list(CLASSES).index(name), number])
+    seconds = rng.uniform(3, 5)
+    wave = CLASSES[name](rng, np.arange(int(seconds * RATE)) / RATE)
+    content = io.BytesIO()
+    soundfile.write(content, _finish(rng, wave), RATE, subtype="PCM_16", format="WAV")
+    return content.getvalue()
 
 
 def _finish(rng: Rng, wave: np.ndarray) -> np.ndarray:
@@ -167,13 +203,18 @@ def _street_music(rng: Rng, t: np.ndarray) -> np.ndarray:
     return wave if wave.any() else _street_music(rng, t)
 
 
-CLASSES = {
+CLASSES: dict[str, Callable[[Rng, np.ndarray], np.ndarray]] = {
     "siren": _siren,
     "drilling": _drilling,
     "dog_bark": _dog_bark,
     "engine_idling": _engine_idling,
     "street_music": _street_music,
 }
+MARKED = (  # what the file MARK begins with
+    f"The folders {', '.join(CLASSES)} were made by soundgan/dataset/demo.py; they are not "
+    "recordings.\n"
+)
+MARK_ADVICE = "Delete them and this file when you bring sounds of your own.\n"
 
 
 def main(folder: Annotated[str, tyro.conf.Positional] = HOME) -> None:

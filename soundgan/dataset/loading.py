@@ -2,69 +2,164 @@
 
 from __future__ import annotations
 
-import re
+import os
 import time
-from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from soundgan import files
+from soundgan import config_io, files
 from soundgan.dataset.cache import load_clips
 from soundgan.dataset.decoding import Clips
-from soundgan.dataset.discovery import Found, find_files
+from soundgan.dataset.discovery import (
+    MAX_NAME_BYTES,
+    NOT_IN_CLASS,
+    Found,
+    class_of,
+    conversion,
+    find_files,
+)
+from soundgan.dataset.layouts import UNCONDITIONAL, readable
+from soundgan.dataset.summary import by_reason, describe
 from soundgan.errors import UserError
+from soundgan.run_folder import read_config
 from soundgan.settings import Config
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
-def find_clips(cfg: Config) -> Found:
-    """The audio files of `data_dir`; raises UserError where there is nothing to train on."""
-    found = find_files(cfg.data_dir, loose=not cfg.conditional)
-    if found.files:
-        return found
-    from soundgan.dataset import demo  # here: `python -m` would find it imported before it runs
 
-    if not found.root.is_dir() and cfg.data_dir != demo.HOME:
-        raise UserError(f"data_dir = {cfg.data_dir!r}: there is no such folder (--data-dir).")
-    if found.left_out:
-        reasons = [f"{path}: {reason}" for path, reason in found.left_out[:3]]
-        raise UserError(
-            f"No sound in a class folder below {found.root}. Put the files of each class into a "
-            f"folder of its own, {found.root}/<class>/*.wav ({'; '.join(reasons)})."
-        )
+def find_clips(cfg: Config, demo: bool = False) -> Found:
+    """The audio files of `data_dir`, with what a run's own classes say of its layout.
+
+    Raises UserError where there is nothing to train on; with `demo`, an empty or missing folder is
+    none of that: the synthetic set may be written there.
+    """
+    readable_folder(cfg.data_dir, "data_dir", missing=demo)
+    known = _classes_of_run(cfg)
+    found = find_files(cfg.data_dir, not cfg.conditional, [cfg.output_dir], known)
+    if not found.files:
+        _refuse_empty(cfg, found, demo)
+    if cfg.conditional:
+        _refuse_long_names(found)
     return found
 
 
-def load(cfg: Config, found: Found, keep: bool = True) -> Clips:
-    """Decode `found` (or open the cache) and report; where it is empty, write the demo set first.
+def readable_folder(path: str, name: str, missing: bool = False) -> None:
+    """Raise UserError unless the constant `name` states a folder that can be read."""
+    flag = config_io.flag(name)
+    try:
+        with os.scandir(path):
+            return
+    except FileNotFoundError as error:
+        if missing:
+            return
+        reason, cause = "there is no such folder", error
+    except NotADirectoryError as error:
+        reason, cause = "it is a file, and a folder of class folders is wanted", error
+    except (OSError, ValueError) as error:  # forbidden, too long; a NUL in it
+        reason, cause = f"it cannot be read ({getattr(error, 'strerror', '') or error})", error
+    raise UserError(f"{name} = {path!r}: {reason} ({flag}).") from cause
+
+
+def _classes_of_run(cfg: Config) -> list[str]:
+    """Class folders of the run, if it has begun, which tell how `data_dir` was read.
+
+    A recipe without classes keeps the names of clips in its list of those held out.
+    """
+    try:
+        classes = read_config(cfg.run_dir)["classes"]
+    except UserError:  # no run yet, or damaged: continuing it will say so
+        return []
+    if not cfg.conditional:
+        with suppress(OSError, ValueError, IndexError):
+            header, *rows = files.read_csv(cfg.run_dir / "held_out.csv")
+            return sorted({class_of(row[header.index("file")]) for row in rows})
+    return classes
+
+
+def _refuse_empty(cfg: Config, found: Found, demo: bool) -> None:
+    """Raise UserError that says why no sound was found, unless the demo set may be written."""
+    root = found.root
+    if found.left_out:
+        if advice := conversion(found):
+            raise UserError(advice)
+        flat = [path for path, reason in found.left_out if reason == NOT_IN_CLASS]
+        if flat:
+            raise UserError(
+                f"No sound in a class folder below {root}: {len(flat)} lie beside (such as "
+                f"{flat[0]}). Put the files of each class into a folder of its own "
+                f"({root}/<class>/*.wav), or {UNCONDITIONAL}."
+            )
+        raise UserError(f"No usable sound below {root}: {_reasons(found.left_out)}.")
+    with suppress(OSError):
+        if packed := [n for n in sorted(os.listdir(root)) if n.lower().endswith(ARCHIVES)]:
+            raise UserError(f"{root} holds no sounds, but {packed[0]}: unpack it there.")
+    if demo:
+        return
+    own = f" {' '.join(found.notes)}" if found.notes else ""
+    raise UserError(
+        f"data_dir = {cfg.data_dir!r} holds no sounds: put them into {root}/<class>/, or name "
+        f"another folder (--data-dir).{own}"
+    )
+
+
+def _refuse_long_names(found: Found) -> None:
+    for name in sorted({class_of(file) for file in found.files}):
+        size = len(name.encode(errors="surrogateescape"))
+        if size > MAX_NAME_BYTES:
+            raise UserError(
+                f"A class folder below {found.root} has a name of {size} bytes, and at most "
+                f"{MAX_NAME_BYTES} (UTF-8) leave room for the names of files: rename {name}."
+            )
+
+
+def _reasons(left_out: list[tuple[str, str]]) -> str:
+    """The most frequent reasons to leave files out, with an example each, in one line."""
+    entries = by_reason(left_out)[:3]
+    return "; ".join(f"{count} x {reason} (such as {path})" for count, path, reason in entries)
+
+
+def load(cfg: Config, found: Found, keep: bool = True, demo: bool = False) -> Clips:
+    """Decode `found` (or open the cache) and report; with `demo`, write that set where it is empty.
 
     With `keep` false nothing is written. Raises UserError when what is left cannot be trained on.
     """
-    from soundgan.dataset import demo
+    from soundgan.dataset import demo as synthetic  # `python -m` wants to import it first
 
     if not found.files:
-        print(
-            f"No class folders below {cfg.data_dir}/: writing a synthetic set to learn with "
-            f"({len(demo.CLASSES)} classes, {demo.CLIPS} clips each). When you bring your "
-            f"own, put them into {cfg.data_dir}/<class>/ and delete these.",
-            flush=True,
-        )
-        waiting = "Another run is writing it: waiting for that."
-        with files.in_turn(Path(cfg.data_dir) / ".lock", waiting):
-            if not (found := find_clips(cfg)).files:  # else a run beside this one has written it
-                demo.write(cfg.data_dir)
-                found = find_clips(cfg)
+        found = _with_demo(cfg) if demo else find_clips(cfg)
+    for note in found.notes:
+        print(note)
     start = time.perf_counter()
     clips = load_clips(cfg, found, keep=keep)
-    print(describe(clips, found))
-    if (found.root / demo.MARK).exists():
-        own = sorted(set(clips.classes) - set(demo.CLASSES))
-        beside = f", beside your {', '.join(own)}: delete the synthetic ones" if own else ""
-        print(
-            f"The folders named in {found.root / demo.MARK} are synthetic, not recordings{beside}."
-        )
+    if not len(clips):
+        raise UserError(f"No usable sound below {found.root}: {_reasons(clips.left_out)}.")
+    print(describe(cfg, clips, found))
+    if (mark := found.root / synthetic.MARK).exists():
+        own = sorted(set(clips.classes) - set(synthetic.CLASSES))
+        beside = f", beside your {readable(own)}: delete the synthetic ones" if own else ""
+        print(f"The folders named in {mark} are synthetic, not recordings{beside}.")
     print(f"Data ready in {time.perf_counter() - start:.2f} s", flush=True)
     return clips
+
+
+def _with_demo(cfg: Config) -> Found:
+    """Write the demo set into `data_dir`, unless a run beside this one has done so by now."""
+    from soundgan.dataset import demo
+
+    print(
+        f"No class folders below {cfg.data_dir}/: writing a synthetic set to learn with "
+        f"({len(demo.CLASSES)} classes, {demo.CLIPS} clips each). When you bring your "
+        f"own, put them into {cfg.data_dir}/<class>/ and delete these.",
+        flush=True,
+    )
+    waiting = "Another run is writing it: waiting for that."
+    with files.in_turn(Path(cfg.data_dir) / ".lock", waiting):
+        if not (found := find_clips(cfg, demo=True)).files:
+            demo.write(cfg.data_dir)
+            found = find_clips(cfg)
+    return found
 
 
 def list_left_out(clips: Clips, run_dir: Path) -> None:
@@ -72,35 +167,6 @@ def list_left_out(clips: Clips, run_dir: Path) -> None:
     files.write_csv(run_dir / "left_out.csv", [("file", "reason"), *clips.left_out])
     if clips.left_out:
         print(f"Every file left out, with its reason: {run_dir / 'left_out.csv'}")
-
-
-def describe(clips: Clips, found: Found) -> str:
-    """The report before epoch 1: classes, clips, seconds, rates, and what was left out and why."""
-    lines = [f"{len(clips)} clips in {len(clips.classes)} classes below {clips.root}"]
-    width = max((len(c) for c in clips.classes), default=0)
-    members: list[list[int]] = [[] for _ in clips.classes]
-    for index, label in enumerate(clips.labels):
-        members[label].append(index)
-    for name, own in zip(clips.classes, members):
-        total = sum(clips.seconds[i] for i in own)
-        rates = sorted({clips.rates[i] for i in own})
-        lines.append(
-            f"  {name:<{width}}  {len(own):>6} clips  {total:>9.1f} s  "
-            f"{', '.join(map(str, rates[:4]))}{', ...' if len(rates) > 4 else ''} Hz"
-        )
-    if all(re.fullmatch(r"fold[ _-]?\d+", name.lower()) for name in clips.classes):
-        lines.append(
-            "  These look like folds, not classes: sort the files into one folder a class."
-        )
-    empty = sorted(set(found.folders) - set(clips.classes))
-    for name in empty:
-        lines.append(f"  {name}: no usable clip, so it is no class of this run")
-    if clips.left_out:
-        lines.append(f"Left out: {len(clips.left_out)} files")
-        for reason, count in Counter(reason for _, reason in clips.left_out).most_common(8):
-            example = next(path for path, why in clips.left_out if why == reason)
-            lines.append(f"  {count} x {reason} (such as {example})")
-    return "\n".join(lines)
 
 
 def band_statistics(clips: Clips, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

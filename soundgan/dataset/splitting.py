@@ -340,7 +340,11 @@ def _from_folder(
 ) -> tuple[list[Recording], str]:
     """Clips of `holdout_dir` of the run's classes that are no copies of training clips, and what
     is said of them."""
-    found = find_files(cfg.holdout_dir, loose=not cfg.conditional)
+    found = find_files(
+        cfg.holdout_dir, not cfg.conditional, [cfg.output_dir], clips.classes, "--holdout-dir"
+    )
+    for note in found.notes:
+        print(note)
     there = load_clips(cfg, found, keep) if found.files else None
     names = [there.classes[k] for k in there.labels] if there else []
     labels = {name: index for index, name in enumerate(clips.classes)}

@@ -70,6 +70,43 @@ def test_nobodys_sounds_are_replaced(tmp_path):
     assert len(list((tmp_path / "c").rglob("*.wav"))) == 10
 
 
+@pytest.mark.parametrize(
+    "name", ["siren/siren_000.wav", "siren/siren_007.wav", "siren", "SYNTHETIC.txt", ".demo/x.wav"]
+)
+def test_what_has_a_name_of_the_set_is_kept_where_it_is_not_of_the_set(tmp_path, name):
+    """A recording, a link to one's own folder, a text: refused. A hidden folder is not touched."""
+    demo.write(tmp_path / "data", clips=1)
+    path = tmp_path / "data" / name
+    if name == "siren":
+        (tmp_path / "mine").mkdir()
+        (path / "siren_000.wav").rename(tmp_path / "mine" / "siren_000.wav")
+        path.rmdir()
+        path.symlink_to(tmp_path / "mine")
+        path = path / "siren_000.wav"
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((tmp_path / "data" / "drilling" / "drilling_000.wav").read_bytes())
+    before = path.read_bytes()
+    if name.startswith("."):
+        demo.write(tmp_path / "data", clips=1)
+    else:
+        with pytest.raises(UserError, match="the demo set would replace it: move it elsewhere"):
+            demo.write(tmp_path / "data", clips=1)
+    assert path.read_bytes() == before
+    assert not list(tmp_path.rglob("*.soundgan-tmp"))
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        demo.write(tmp_path / "data", clips=1)
+    assert str(tmp_path / "data") in str(error.value)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
 def test_the_command(tmp_path, monkeypatch, capsys):
     """It writes the set and says where, or ends in one sentence."""
     (tmp_path / "siren").mkdir()
