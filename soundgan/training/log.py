@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from soundgan import files
+from soundgan.console import plural
 from soundgan.training.tensorboard import Events
 
 MAX_BYTES = 1 << 28  # of a log; a million epochs take half of it
@@ -110,7 +111,7 @@ class Log:
     def _set_aside(self, problems: Sequence[str]) -> None:
         kept = files.set_aside(self.path)
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        rows = "1 row" if len(self.rows) == 1 else f"{len(self.rows)} rows"
+        rows = plural(len(self.rows), "row")
         print(
             f"{self.path} cannot be read in full ({problems[0]}{more}): it is kept as {kept.name}, "
             f"and a new one begins with the {rows} that can be read.",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -86,3 +89,23 @@ def test_curves(tmp_path):
     rows = [{"epoch": i, "step": i, "seconds": 1.0, "loss": i, "l1": 2.0} for i in range(3)]
     plots.draw_curves(tmp_path / "losses.png", rows)
     assert matplotlib.image.imread(tmp_path / "losses.png").shape[0] == 240
+
+
+@pytest.mark.parametrize("kind", ["picture", "curves", "sound"])
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(default, tmp_path, monkeypatch, kind):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        if kind == "picture":
+            plots.draw_set([path], [{"x": np.zeros((80, 352))}], default)
+        elif kind == "curves":
+            plots.draw_curves(path, [{"epoch": 1, "loss": 0.5}])
+        else:
+            audio.write_wav(path, torch.zeros(8), 8000)
+    assert caught.value.filename == str(path)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"x.png": b"old"}
