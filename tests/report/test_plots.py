@@ -91,8 +91,15 @@ def test_curves(tmp_path):
     assert matplotlib.image.imread(tmp_path / "losses.png").shape[0] == 240
 
 
-@pytest.mark.parametrize("kind", ["picture", "curves", "sound"])
-def test_a_full_disk_names_the_file_and_leaves_the_old_one(default, tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, cfg: plots.draw_set([path], [{"x": np.zeros((80, 352))}], cfg),
+        lambda path, _: plots.draw_curves(path, [{"epoch": 1, "loss": 0.5}]),
+        lambda path, _: audio.write_wav(path, torch.zeros(8), 8000),
+    ],
+)
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(default, tmp_path, monkeypatch, write):
     path = tmp_path / "x.png"
     path.write_bytes(b"old")
 
@@ -101,11 +108,6 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(default, tmp_path, mo
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left") as caught:
-        if kind == "picture":
-            plots.draw_set([path], [{"x": np.zeros((80, 352))}], default)
-        elif kind == "curves":
-            plots.draw_curves(path, [{"epoch": 1, "loss": 0.5}])
-        else:
-            audio.write_wav(path, torch.zeros(8), 8000)
+        write(path, default)
     assert caught.value.filename == str(path)
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"x.png": b"old"}
