@@ -66,7 +66,7 @@ def entries(cache: Path) -> Iterator[Entry]:
         with suppress(OSError):  # another run removes it
             if kind in FOLDERS and entry.is_dir(follow_symlinks=False):
                 inside = {part.name: part.stat(follow_symlinks=False) for part in os.scandir(entry)}
-                if not inside.keys() <= {META, CLIPS}:
+                if not inside.keys() <= {META, CLIPS} or (kind == "set" and not inside):
                     continue
                 size = sum(part.st_size for part in inside.values())
                 own = inside.get(META) or entry.stat(follow_symlinks=False)

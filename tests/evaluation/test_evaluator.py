@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from torch import Tensor
 from varied_tones import CLASSES, varied_tones
 
 import config
-from soundgan import dataset
+from soundgan import dataset, tensor_files
 from soundgan.audio import GriffinLim, read_clip
 from soundgan.evaluation import classifier
+from soundgan.evaluation import evaluator as references
 from soundgan.evaluation.evaluator import DRAWS, REAL, Evaluator, make_evaluator
 from soundgan.evaluation.features import measure
 from soundgan.evaluation.scores import COPY_Z, GENERATED, score_waves
@@ -24,6 +27,7 @@ from soundgan.settings import Config
 
 pytestmark = pytest.mark.slow
 
+CPU = torch.device("cpu")
 CLIPS = 30  # of a class: three are held out
 
 
@@ -186,6 +190,97 @@ def test_the_evaluator_is_kept_and_scores_repeat_exactly(
     assert "measuring the real sounds" not in capsys.readouterr().out
     assert score_waves(again, fresh(evaluator)) == score_waves(evaluator, fresh(evaluator))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_evaluator_depends_on_the_sounds_and_not_on_their_times_and_place(
+    scorer: tuple[Evaluator, Config],
+    quick: None,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, cfg = scorer
+    for path in Path(cfg.data_dir).rglob("*.wav"):
+        os.utime(path, (1, 1))
+    monkeypatch.chdir(Path(cfg.data_dir).parent)  # the same folder by another path
+    cfg = replace(cfg, data_dir="data")
+    clips = dataset.load(cfg, dataset.find_clips(cfg))
+    split = dataset.split(cfg, clips, known=True)
+    make_evaluator(cfg, clips, split, GriffinLim(cfg, torch.device("cpu")), torch.device("cpu"))
+    assert "measuring the real sounds" not in capsys.readouterr().out
+
+
+def foreign(path: Path) -> None:
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def with_state(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """A file of another program, with a checksum."""
+
+    def write(path: Path) -> None:
+        state = tensor_files.read(path)
+        change(state)
+        tensor_files.write(path, state)
+
+    return write
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a flipped bit": flip,
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: path.write_bytes(b""),
+    "foreign": foreign,
+    "a list": lambda path: tensor_files.write(path, [1, 2]),
+    "no rows": with_state(lambda state: state.pop("rows")),
+    "rows of another kind": with_state(lambda state: state.update(rows={REAL: {"cas": "high"}})),
+    "no classifier": with_state(lambda state: state["classifiers"].clear()),
+    "NaN": with_state(lambda state: state["training"]["x"].fill_(torch.nan)),
+    "labels out of range": with_state(lambda state: state["unseen"]["labels"].fill_(7)),
+    "other weights": with_state(lambda state: state["classifiers"][0].popitem()),
+}
+if hasattr(os, "mkfifo"):
+    DAMAGE["a pipe"] = lambda path: (path.unlink(), os.mkfifo(path))
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_reference_is_said_and_is_not_used(
+    scorer: tuple[Evaluator, Config], kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    evaluator, _ = scorer
+    path = tmp_path / "evaluator.pt"
+    references._keep(evaluator, path)
+    own = (evaluator.cfg, evaluator.classes, evaluator.split, "", evaluator.counts, CPU)
+    empty = Evaluator(*own)
+    assert references._open(Evaluator(*own), path)
+    DAMAGE[kind](path)
+    assert not references._open(empty, path)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{path} is damaged (")
+    assert said.endswith(") and will be made anew.\n")
+    assert "\n" not in said[:-1]
+    assert (empty.training, empty.unseen, empty.rows, empty.classifiers) == (None, None, {}, [])
+
+
+def test_a_reference_that_is_made_anew_gives_the_same_scores(
+    scorer: tuple[Evaluator, Config], quick: None, capsys: pytest.CaptureFixture
+) -> None:
+    evaluator, cfg = scorer
+    clips = dataset.load(cfg, dataset.find_clips(cfg))
+    split = dataset.split(cfg, clips, known=True)
+    (path,) = cfg.cache_dir.glob("evaluator-*.pt")
+    whole = tensor_files.read(path)
+    flip(path)
+    again = make_evaluator(cfg, clips, split, GriffinLim(cfg, CPU), CPU)
+    assert f"{path} is damaged (ValueError: a checksum differs)" in capsys.readouterr().out
+    assert score_waves(again, fresh(evaluator)) == score_waves(evaluator, fresh(evaluator))
+    assert tensor_files.read(path)["rows"] == whole["rows"]
+    make_evaluator(cfg, clips, split, GriffinLim(cfg, CPU), CPU)
+    assert "damaged" not in capsys.readouterr().out
 
 
 def test_every_row_is_of_equally_many_sounds(
