@@ -1,0 +1,1 @@
+"""The trials of `benchmarks/survival.py`: what is done to the program, and what must hold then."""
