@@ -37,6 +37,7 @@ NOT_IN_CLASS = "not in a class folder"
 IRREGULAR = "not a regular file (a pipe or a device)"
 DANGLING = "a link that leads nowhere"
 NOT_FETCHED = "a link to what git-annex has not fetched (git annex get .)"
+GENERATED = "made by generate.py, as its name says"
 LEADS_UP = "a link to a folder that it lies in"
 
 
@@ -207,6 +208,8 @@ class _Walk:
             return (name, OTHER, reason) if "/" in name or kind in CONVERTIBLE else None
         if "/" not in name and not self.loose:
             return name, OTHER, NOT_IN_CLASS
+        if products.GENERATED.fullmatch(entry.name):
+            return name, OTHER, GENERATED
         if entry.is_symlink():
             return name, LINK, ""
         if not entry.is_file(follow_symlinks=False):

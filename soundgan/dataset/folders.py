@@ -35,6 +35,11 @@ def suffix(name: str) -> str:
     return name[dot:].lower() if dot > 0 else ""
 
 
+def is_sound(name: str) -> bool:
+    """Whether a file is, by its name, a sound (readable or not) that was not made here."""
+    return suffix(name) in SOUNDS and not products.GENERATED.fullmatch(name)
+
+
 def identity(path: str) -> Identity:
     """Which file or folder a path leads to; raises OSError."""
     found = os.stat(path)
@@ -104,7 +109,7 @@ class Survey:
                     continue
                 inner = os.path.join(path, name)
                 if not is_dir:
-                    if suffix(name) in SOUNDS:
+                    if is_sound(name):
                         look.sounds.append(name)
                     elif suffix(name) in TABLES:
                         look.tables.append(name)
@@ -139,7 +144,7 @@ class Survey:
                         continue
                     if is_dir:
                         stack.append(os.path.join(path, entry.name))
-                    elif suffix(entry.name) in SOUNDS:
+                    elif is_sound(entry.name):
                         while path != top:  # so do those between, which are soon asked for
                             self._holding[path] = True
                             path = os.path.dirname(path)

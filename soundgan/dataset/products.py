@@ -16,6 +16,8 @@ RUN_FILES = {  # of a run, and keys in it that tell it from other files of that 
     "vocoder.json": {"options", "classes", "split", "versions"},
 }
 IN_CACHE = re.compile(r"[0-9a-f]{16}(\.lock)?|(evaluator|files)-[0-9a-f-]+\.\w+")  # in a cache
+# Names of generated sounds, for those that lie among others.
+GENERATED = re.compile(r".+_seed\d+.*_\d{4,}(-\d+)?\.wav", re.DOTALL)
 MOST = 1 << 24  # bytes of a file of RUN_FILES that are read
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from soundgan import files
 from soundgan.audio import Vocoder
 from soundgan.audio.files import wav_bytes
+from soundgan.dataset.products import GENERATED
 from soundgan.errors import UserError
 from soundgan.settings import Config
 
-GENERATED = re.compile(r".+_seed\d+.*_\d{4,}(-\d+)?\.wav", re.DOTALL)  # names of generated sounds
 STEM_BYTES = 255 - len("-9999.wav")  # of a file's name
 
 

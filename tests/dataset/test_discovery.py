@@ -288,6 +288,17 @@ def test_runs_and_generated_sounds_are_never_input(tmp_path):
         ]
 
 
+def test_generated_sounds_among_others_are_known_by_their_names(tmp_path):
+    touch(tmp_path, "dog/1.wav", "dog/dog_seed42_0000.wav", "dog/dog_seed7_spread1.5_0012-2.wav")
+    touch(tmp_path, "dog/seed_0001.wav", "old/dog_seed1_0001.wav")
+    found = dataset.find_files(tmp_path)
+    assert found.files == ["dog/1.wav", "dog/seed_0001.wav"]
+    assert dict(found.left_out) == dict.fromkeys(
+        ("dog/dog_seed42_0000.wav", "dog/dog_seed7_spread1.5_0012-2.wav", "old/dog_seed1_0001.wav"),
+        "made by generate.py, as its name says",
+    )
+
+
 def test_a_folder_of_runs_among_class_folders_takes_none_of_them_along(tmp_path):
     """Runs written right beside the classes, or into a class."""
     touch(tmp_path / "one", "dog/1.wav", "cat/1.wav")
