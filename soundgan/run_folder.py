@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,6 @@ PACKAGES = ("torchaudio", "speechbrain", "librosa", "soundfile", "soxr", "numpy"
 WEIGHTS = ("generator.safetensors", "best.safetensors", "generator.ckpt")
 OF_FORMER = ("samples", "log.csv", "scores.csv", "scores.json", "losses.png", "tensorboard")
 NOBODYS = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave everywhere
-MOST_CONFIG = 2**24  # bytes of a config.json; a thousand classes take a thousandth of it
 
 
 # ---- config.json ---------------------------------------------------------------------------------
@@ -82,12 +82,10 @@ def changed_before(run_dir: Path) -> dict[str, object]:
 
 
 def _read_json(path: Path) -> dict:
-    """A JSON file that holds a table; raises ValueError, TypeError, RecursionError, OSError."""
+    """A JSON file that holds a table; raises ValueError, TypeError, OSError."""
     if path.exists() and not files.is_regular(path):
         raise ValueError("it is no regular file")
-    if os.stat(path).st_size > MOST_CONFIG:
-        raise ValueError(f"it has more than {MOST_CONFIG} bytes")
-    content = json.loads(files.read_bytes(path))
+    content = config_io.read_json(path)
     if not isinstance(content, dict):
         raise TypeError("it holds no table")
     return content
@@ -98,7 +96,7 @@ def _plain_names(classes: Sequence[object], path: Path) -> list[str]:
     if not all(isinstance(name, str) and plain_name(name) for name in classes):
         raise UserError(f"{path} is damaged: its classes are no plain names.")
     names = [unicodedata.normalize("NFC", name) for name in classes]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(f"{path} is damaged: its classes hold {twice[0]!r} twice.")
     return names
 
