@@ -86,7 +86,7 @@ def arguments(content: bytes) -> dict[str, object]:
     if not isinstance(made.value, dict):
         raise ValueError("its generator has no table of values")
     own = {name: _resolved(value, about) for name, value in made.value.items()}
-    _check(own)
+    check(own)
     return own
 
 
@@ -108,8 +108,8 @@ NEEDED = (
 USUAL = {"inference_padding": 5, "cond_channels": 0, "conv_post_bias": True}
 
 
-def _check(own: dict) -> None:
-    """Raise ValueError for the first value of the generator that cannot be meant."""
+def check(own: Mapping) -> None:
+    """Raise ValueError for the first argument of a HifiganGenerator that cannot be meant."""
     names = [*NEEDED, *USUAL]
     if odd := [n for n in NEEDED if n not in own] or [n for n in own if n not in names]:
         raise ValueError(f"{shown(odd[0])} is missing, or not known")

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from torch import nn
 
+from soundgan.audio.hifigan import check
 from soundgan.audio.vocoders import HIFIGAN_GRID
+from soundgan.errors import UserError
 from soundgan.vocoder_training.settings import Options
 
 
 def build(options: Options) -> tuple[nn.Module, nn.Module]:
     """Generator `(B, M, T) -> (B, 1, T * hop)` and discriminators, from SpeechBrain.
 
-    The discriminators' scores and features are lists, one entry a period or scale.
+    The discriminators' scores and features are lists, one entry a period or scale. Raises UserError
+    where nobody could play through such a generator.
     """
     from speechbrain.lobes.models import HifiGAN as hifigan  # a second to import: when wanted
 
-    generator = hifigan.HifiganGenerator(**generator_arguments(options))
+    arguments = generator_arguments(options)
+    try:
+        check(arguments)  # as whoever plays through it will
+    except ValueError as reason:
+        raise UserError(f"These constants make no HiFi-GAN: its {reason}.") from reason
+    generator = hifigan.HifiganGenerator(**arguments)
     critic = hifigan.HifiganDiscriminator()
     if options.periods != Options.periods:
         some = [hifigan.DiscriminatorP(period) for period in options.periods]

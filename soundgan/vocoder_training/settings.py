@@ -18,8 +18,8 @@ import tyro
 from soundgan.audio.vocoders import HIFIGAN_FLOOR, HIFIGAN_GRID
 from soundgan.config_io import change
 from soundgan.errors import UserError
-from soundgan.parts import Need
-from soundgan.settings import NO_VOCODER, Config, Waveform
+from soundgan.parts import Need, misfit, shown, types_of, within
+from soundgan.settings import MOST_TIMES, NO_VOCODER, Config, Waveform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +146,11 @@ def check(options: Options, recipes: Mapping[str, Config]) -> None:
     def need(ok: bool, name: str, why: str) -> None:
         if not ok:
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"{name} = {getattr(options, name)!r}: {why} ({flag}).")
+            raise UserError(f"{name} = {shown(getattr(options, name))}: {why} ({flag}).")
 
+    for name, kind in types_of(Options).items():
+        why = misfit(kind, getattr(options, name))
+        need(not why, name, why)
     _check_run(options, need, recipes)
     _check_losses(options, need)
     _check_networks(options, need)
@@ -163,9 +166,9 @@ def _check_run(o: Options, need: Need, recipes: Mapping[str, Config]) -> None:
     need(o.recipe in on_grid, "recipe", f"must be one on HiFi-GAN's grid: {', '.join(on_grid)}")
     bad_name = not o.run_name or Path(o.run_name).name != o.run_name or o.run_name[0] == "."
     need(not bad_name, "run_name", "must be a plain folder name that starts with no dot")
-    for name in ("steps", "save_every", "sample_every", "judge_clips", "batch_size", "decay_every"):
-        need(getattr(o, name) >= 1, name, "must be at least 1")
-    need(o.decode_threads >= 0, "decode_threads", "must be 0 or more")
+    within(o, need, 1, MOST_TIMES, ("steps", "save_every", "sample_every", "decay_every"))
+    within(o, need, 1, 10**6, ("judge_clips", "batch_size"))
+    within(o, need, 0, 1024, ["decode_threads"])
     need(0 <= o.seed < 2**63, "seed", "must be a whole number from 0 to 2**63 - 1")
     need(0 <= o.holdout <= 0.5, "holdout", "must be a share from 0 (none) to 0.5")
     hop, least, most = grid["hop"], grid["n_fft"], recipes[o.recipe].sound.clip_samples
@@ -200,6 +203,7 @@ def _check_networks(o: Options, need: Need) -> None:
     odd = bool(o.resblock_kernels) and all(k >= 1 and k % 2 for k in o.resblock_kernels)
     need(odd, "resblock_kernels", "must be odd numbers, at least one")
     need(min(o.resblock_dilations) >= 1, "resblock_dilations", "must be at least 1")
-    need(all(p >= 1 for p in o.periods), "periods", "must be at least 1 each")
+    whole = all(1 <= period <= o.segment for period in o.periods)
+    need(whole, "periods", f"must be 1 to the segment's samples ({o.segment}) each")
     need(0 <= o.scales <= 3, "scales", "must be 0 to 3")
     need(bool(o.periods) or o.scales > 0, "periods", "at least one period or one scale is needed")
