@@ -14,6 +14,7 @@ from conftest import shrunk
 from sound_files import HOSTILE, touch
 
 import config
+import train
 from soundgan import dataset, files
 from soundgan.config_io import change
 from soundgan.dataset import demo
@@ -221,3 +222,17 @@ def test_an_unconditional_run_goes_on_with_the_names_of_its_held_out_clips(small
     for name, own in (("a/1.wav", 1), ("test/a/1.wav", 3)):
         files.write_csv(cfg.run_dir / "held_out.csv", [("file", "clip", "source"), (name, 0, "")])
         assert len(dataset.find_clips(cfg).files) == own
+
+
+def test_a_run_whose_folder_lies_below_its_data_goes_on(small, sounds, capsys):
+    """It is no class, and what it writes does not change the data."""
+    cfg = change(small, {"output_dir": str(sounds / "runs"), "epochs": 1, "background": "off"})
+    train.train(cfg)
+    touch(sounds, "runs/more/low_seed1_0000.wav")
+    capsys.readouterr()
+    run = train.train(change(cfg, {"epochs": 2}))
+    said = capsys.readouterr().out
+    assert (run.classes, run.epoch) == (["high", "low", "mid"], 2)
+    assert f"Left out below {sounds}, as made by this program: runs." in said
+    assert "not those of the checkpoint" not in said
+    assert "18 clips in 3 classes" in said
