@@ -74,7 +74,7 @@ def test_a_list_of_held_out_clips_that_is_gone_is_that_of_the_checkpoint(
     for spoil in (Path.unlink, lambda p: p.write_bytes(content.splitlines(True)[0])):
         spoil(path)
         assert evaluate.main([str(cfg.run_dir), "--device", "cpu"]) == 0
-        assert "restored by the checkpoint (6 clips)" in capsys.readouterr().out
+        assert "restored from the checkpoint (6 clips)" in capsys.readouterr().out
         assert clips_held_out(cfg) == 6
         assert path.read_bytes() == content
     for name in ("last.pt", "previous.pt", "best.pt"):
@@ -97,7 +97,7 @@ def test_training_goes_on_with_the_list_of_the_checkpoint(
     content = path.read_bytes()
     path.write_bytes(content[:-20])
     train(replace(cfg, epochs=2))
-    assert "restored by the checkpoint (6 clips)" in capsys.readouterr().out
+    assert "restored from the checkpoint (6 clips)" in capsys.readouterr().out
     assert path.read_bytes() == content
     whole = replace(cfg, epochs=2, output_dir=str(tmp_path / "whole"))
     train(whole)

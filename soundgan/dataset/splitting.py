@@ -205,8 +205,8 @@ def split(
     """
     rows = _rows(clips)
     if known:
-        record, sound, notes = _recall(cfg, clips, saved)
-        mask = _listed(record, rows, clips.digests, sound)
+        record, disjoint, notes = _recall(cfg, clips, saved)
+        mask = _listed(record, rows, clips.digests, disjoint)
         gone = _released(record, rows, mask)
         record = [row for row in record if row[:2] not in gone]
         if gone:
@@ -249,15 +249,17 @@ def _record(rows: list[Row], mask: np.ndarray) -> list[Row]:
     return [(name, number, source if source not in rest else "") for name, number, source in held]
 
 
-def _listed(record: list[Row], rows: list[Row], digests: Sequence[str], sound: bool) -> np.ndarray:
+def _listed(
+    record: list[Row], rows: list[Row], digests: Sequence[str], disjoint: bool
+) -> np.ndarray:
     """Which clips a run's list holds out, as a mask; no sound is on both sides.
 
-    `sound`: whether the list was made so. Then a copy of a listed clip came later, and is held out;
-    else it may have been trained on, and neither is.
+    `disjoint`: whether the list was made so. Then a copy of a listed clip came later, and is held
+    out; else it may have been trained on, and neither is.
     """
     clips, sources = {row[:2] for row in record}, {row[2] for row in record} - {""}
     listed = np.array([row[:2] in clips for row in rows], bool)
-    copies = {digests[i] for i in np.flatnonzero(listed)} if sound else set()
+    copies = {digests[i] for i in np.flatnonzero(listed)} if disjoint else set()
     mask = np.array([row[2] in sources or d in copies for row, d in zip(rows, digests)], bool)
     mask |= listed
     trained = {digests[i] for i in np.flatnonzero(~mask)}
@@ -387,24 +389,26 @@ def summary(record: Iterable[Sequence]) -> dict[str, object]:
 def is_whole(run_dir: Path) -> bool:
     """Whether a run's `held_out.csv` is the list that its config.json counts.
 
-    True where that counts none: a run of an earlier version.
+    Any list is where that counts none: it is a run of an earlier version.
     """
     fact, (record, _) = _fact(run_dir), _read(run_dir / NAME)
-    return fact is None or (record is not None and summary(record) == fact)
+    return record is not None and fact in (None, summary(record))
 
 
 def _fact(run_dir: Path) -> object:
     """What config.json says of the list, or None."""
     try:
         return json.loads(files.read_bytes(run_dir / "config.json")).get("held_out")
-    except (OSError, ValueError, AttributeError):  # whoever needs it says so
+    except (OSError, ValueError, AttributeError, RecursionError):  # whoever needs it says so
         return None
 
 
 def _read(path: Path) -> tuple[list[Row] | None, str]:
     """The list, or None and why it cannot be read."""
     try:
-        header, *rows = files.read_csv(path)
+        header, *rows = files.read_csv(path) or [[]]
+        if lacking := [name for name in COLUMNS if name not in header]:
+            return None, f"is damaged (it has no column {lacking[0]!r})"
         columns = [header.index(name) for name in COLUMNS]
         cells = [[row[column] for column in columns] for row in rows]
         return [(_cell(name), int(clip), _cell(source)) for name, clip, source in cells], ""
@@ -436,7 +440,7 @@ def _recall(
         counted = fact.get("clips") if isinstance(fact, dict) else "?"
         reason = f"does not name the {counted} clips that this run held out"
     if saved is not None:
-        source, found = "by the checkpoint", [(str(f), int(n), str(s)) for f, n, s in saved]
+        source, found = "from the checkpoint", [(str(f), int(n), str(s)) for f, n, s in saved]
     else:
         source, found = "by the rule", _record(_rows(clips), hold_out(cfg, clips))
     if summary(found) != fact:

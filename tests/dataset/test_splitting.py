@@ -227,7 +227,7 @@ def test_a_spoilt_list_is_restored_from_the_checkpoint(
     assert (again.held_out, again.record) == (split.held_out, split.record)
     assert np.array_equal(again.training, split.training)
     assert path.read_bytes() == content
-    assert "restored by the checkpoint (3 clips)" in capsys.readouterr().out
+    assert "restored from the checkpoint (3 clips)" in capsys.readouterr().out
     kept = cfg.run_dir / "held_out.old1.csv"
     assert kept.exists() == (how != "removed")  # what was there is not deleted
     dataset.split(cfg, clips_of(FILES), known=True, saved=saved)
