@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from soundgan import config_io, console, models
+from soundgan import config_io, console, files, models
 from soundgan.audio import load_vocoder, may_fetch
 from soundgan.command_line import expanded_path
 from soundgan.errors import UserError, nearest
@@ -136,8 +136,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = tyro.cli(Options, args=argv, description=__doc__)
         with explain_memory("make the sounds with --device cpu"):
             written = generate(options)
-        many = console.plural(len(written), "WAV")
-        print(f"Wrote {many} to {written[0].parent}, such as {written[0].name}")
+        many, folder = console.plural(len(written), "WAV"), written[0].parent
+        print(f"Wrote {many} to {folder}, such as {written[0].name}")
+        if not (folder / files.GENERATED_MARK).exists():
+            print(
+                f"{folder} holds other files, too: training on it would take these sounds for "
+                "data. Give them a folder of their own with --out."
+            )
     return outcome.code
 
 

@@ -179,13 +179,15 @@ def test_sounds_of_other_weights_get_a_number_and_the_same_ones_no_copy(run, tmp
     assert foreign.read_bytes() == b"mine"
 
 
-def test_a_folder_of_generated_sounds_is_marked_unless_it_holds_others(run, tmp_path):
+def test_a_folder_of_generated_sounds_is_marked_unless_it_holds_others(run, tmp_path, capsys):
     one = ("--label", "low", "--count", "1")
     for name in ("empty", "own"):
         (tmp_path / name).mkdir()
     (tmp_path / "own" / "bark.wav").write_bytes(b"")
     for name in ("new", "new", "empty", "own"):
+        assert "holds other files, too" not in capsys.readouterr().out
         sounds_of(run.cfg.run_dir, tmp_path / name, *one)
+    assert "own holds other files, too: training on it would" in capsys.readouterr().out
     assert generate.main([str(run.cfg.run_dir), *one]) == 0
     marked = run.cfg.run_dir / "generated" / files.GENERATED_MARK
     assert marked.read_bytes() == files.GENERATED_TEXT
