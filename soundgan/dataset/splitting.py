@@ -293,7 +293,7 @@ def _enough(cfg: Config, clips: Clips, parts: Split, known: bool) -> Split:
     usable = "1 usable clip" if count == 1 else f"{count} usable clips"
     left = f"; of {len(clips.left_out)} left out: {_reasons(clips)}" if clips.left_out else ""
     raise UserError(
-        f"{usable} to train on below {clips.root}{apart}, and a batch is of {cfg.batch_size}: "
+        f"{usable} to train on below {clips.root}{apart}, and batch_size is {cfg.batch_size}: "
         f"bring more sounds{lower}{left}."
     )
 

@@ -459,7 +459,7 @@ def test_what_is_left_must_fill_a_batch(default: Config, tmp_path: Path) -> None
     with pytest.raises(UserError, match="3 more are held out") as raised:
         dataset.split(cfg, clips_of([f"dog/1-{n}00-A.wav" for n in range(30)]), known=False)
     assert "27 usable clips to train on" in str(raised.value)
-    assert "a batch is of 28" in str(raised.value)
+    assert "batch_size is 28" in str(raised.value)
     assert "--batch-size 27" in str(raised.value)
 
 
