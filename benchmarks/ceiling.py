@@ -24,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 import config  # noqa: E402
 from soundgan import dataset  # noqa: E402
 from soundgan.audio import BadVocoder, Transform, Vocoder, open_vocoder, read_clip  # noqa: E402
-from soundgan.audio.loading import FORMS  # noqa: E402
 from soundgan.audio.vocoders import VOCODER_BATCH  # noqa: E402
 from soundgan.config_io import change  # noqa: E402
 from soundgan.console import friendly  # noqa: E402
@@ -108,8 +107,7 @@ def ready(cfg: Config, name: str, device: torch.device) -> Vocoder:
         return open_vocoder(change(cfg, {"vocoder": name}), device)
     except BadVocoder as reason:
         raise UserError(
-            f"Vocoder {name} cannot be used: {reason}. Leave it out, or name a folder that holds "
-            f"{FORMS} (--vocoders)."
+            f"Vocoder {name} cannot be used: {reason}. Leave it out, or name another (--vocoders)."
         ) from reason
 
 
