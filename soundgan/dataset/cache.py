@@ -12,6 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import Field, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -47,8 +48,11 @@ def load_clips(cfg: Config, found: Found, keep: bool = True) -> Clips:
     folder = cfg.cache_dir / _key(cfg, found.root)
     fingerprint = fingerprint_of(cfg, found, keep)
     if not keep:
-        cached = _whole(folder, cfg, found, fingerprint)
-        return _decode_some(cfg, found, fingerprint) if cached is None else cached
+        clips = _whole(folder, cfg, fingerprint)
+        if clips is None:
+            return _decode_some(cfg, found, fingerprint)
+        _name_as_found(clips, folder, cfg, found, keep=False)
+        return clips
     try:
         return _load_kept(folder, cfg, found, fingerprint)
     except OSError as error:
@@ -97,57 +101,30 @@ def _load_kept(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Cli
     """The kept clips, decoded where there are none, they are of other files or they are damaged."""
     lock = folder.with_name(f"{folder.name}.lock")
     waiting = f"Another run decodes the same sounds into {folder}: waiting for it."
-    replaced = ""
     with files.in_turn(lock, waiting):
-        try:
-            clips = _open_cache(folder, cfg, fingerprint)  # there by now, where it had to wait
-            built = clips is None
-            replaced = _fingerprint_in(folder) if built else ""
-        except Damaged as reason:
-            _say_damaged(folder, reason)
-            clips, built = None, True
-        if built:
-            clips = _build_cache(folder, cfg, found, fingerprint)
-        stale.mark_used(folder / META)
-    if not built:  # checked without the lock: others may do so at the same time
-        try:
-            _check_clips(clips, folder, cfg)
-        except Damaged as reason:
-            _say_damaged(folder, reason)
-            with files.in_turn(lock, waiting):
-                clips = _rebuilt(folder, cfg, found, fingerprint)
-        _name_as_found(clips, folder, cfg, found, keep=True)
-    stale.remove_stale(cfg.cache_dir, fingerprint, replaced)
+        if not folder.is_symlink():
+            stale.mark_used(folder / META)
+    # Without the lock, for others may check it at the same time, or just now replace it.
+    clips, replaced = _whole(folder, cfg, fingerprint, say=False), ""
+    if clips is None:
+        with files.in_turn(lock, waiting):
+            clips = _whole(folder, cfg, fingerprint)  # of a run that was quicker
+            if clips is None:
+                replaced = _fingerprint_in(folder)
+                clips = _build_cache(folder, cfg, found, fingerprint)
+    _name_as_found(clips, folder, cfg, found, keep=True)
+    stale.remove_stale(cfg.cache_dir, fingerprint, replaced if replaced != fingerprint else "")
     return clips
 
 
-def _rebuilt(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips:
-    """Decode anew, unless another run has done that meanwhile."""
-    try:
-        clips = _open_cache(folder, cfg, fingerprint)
-        if clips is not None:
-            _check_clips(clips, folder, cfg)
-            return clips
-    except Damaged:
-        pass
-    return _build_cache(folder, cfg, found, fingerprint)
-
-
-def _whole(folder: Path, cfg: Config, found: Found, fingerprint: str) -> Clips | None:
+def _whole(folder: Path, cfg: Config, fingerprint: str, say: bool = True) -> Clips | None:
     """The kept clips, checked, where they are whole and of these files; nothing is written."""
     try:
-        clips = _open_cache(folder, cfg, fingerprint)
-        if clips is not None:
-            _check_clips(clips, folder, cfg)
-            _name_as_found(clips, folder, cfg, found, keep=False)
-        return clips
+        return _open_cache(folder, cfg, fingerprint, check=True)
     except Damaged as reason:
-        _say_damaged(folder, reason)
+        if say:
+            print(f"{folder} is damaged ({reason}): decoded anew.", flush=True)
         return None
-
-
-def _say_damaged(folder: Path, reason: Damaged) -> None:
-    print(f"{folder} is damaged ({reason}): decoded anew.", flush=True)
 
 
 def _decode_some(cfg: Config, found: Found, fingerprint: str) -> Clips:
@@ -198,10 +175,11 @@ def _fingerprint_in(folder: Path) -> str:
         return ""
 
 
-def _open_cache(folder: Path, cfg: Config, fingerprint: str) -> Clips | None:
-    """The kept clips, of which only meta.json is checked; None where there are none of these files.
+def _open_cache(folder: Path, cfg: Config, fingerprint: str, check: bool = False) -> Clips | None:
+    """The kept clips; None where there are none of these files.
 
-    Raises Damaged with the reason.
+    Only what is said of them is checked, and with `check` the clips too. Raises Damaged with the
+    reason.
     """
     if not os.path.lexists(folder):
         return None
@@ -217,16 +195,19 @@ def _open_cache(folder: Path, cfg: Config, fingerprint: str) -> Clips | None:
     if clips.fingerprint != fingerprint:
         return None
     shape = (len(clips), *cfg.shape)
-    path = folder / CLIPS
+    size, path = 4 * int(np.prod(shape)), folder / CLIPS
+    if path.is_symlink() or not files.is_regular(path):
+        raise Damaged(f"{CLIPS} is no regular file")
     try:
-        if path.is_symlink() or not files.is_regular(path):
-            raise Damaged(f"{CLIPS} is no regular file")
-        if path.stat().st_size != 4 * int(np.prod(shape)):
-            raise Damaged(f"{CLIPS} has {path.stat().st_size} bytes, not {4 * int(np.prod(shape))}")
-        if shape[0] == 0:  # an empty file cannot be mapped
-            clips.data = np.empty(shape, np.float32)
-        else:
-            clips.data = np.memmap(path, np.float32, "r", shape=shape)
+        with open(path, "rb") as file:
+            if (there := os.fstat(file.fileno()).st_size) != size:
+                raise Damaged(f"{CLIPS} has {there} bytes, not {size}")
+            if size == 0:  # an empty file cannot be mapped
+                clips.data = np.empty(shape, np.float32)
+            else:
+                clips.data = np.memmap(file, np.float32, "r", shape=shape)
+            if check:
+                _check_clips(clips, file, cfg)
     except OSError as error:
         raise Damaged(f"{CLIPS}: {error.strerror}") from error
     return clips
@@ -258,8 +239,7 @@ def _clips_of(meta: object) -> Clips:
 
 def _name_as_found(clips: Clips, folder: Path, cfg: Config, found: Found, keep: bool) -> None:
     """Call root and files as they are called on the disk now, which may be another Unicode form."""
-    clips.root = str(found.root)
-    there = set(found.files)
+    clips.root, there = str(found.root), set(found.files)
     if there.issuperset(clips.files):
         return
     names = {nfc(name): name for name in found.files}
@@ -276,28 +256,34 @@ def _name_as_found(clips: Clips, folder: Path, cfg: Config, found: Found, keep: 
 # ---- checking -----------------------------------------------------------------------------------
 
 
-def _check_clips(clips: Clips, folder: Path, cfg: Config) -> None:
-    """Read all clips, a few in each thread, and compare their checksums; raises Damaged.
+def _check_clips(clips: Clips, file: BinaryIO, cfg: Config) -> None:
+    """Read all clips, a few in each thread, and compare their checksums.
 
-    Not through the memory map: there, a disk that fails ends the process.
+    Not through the memory map: there, a disk that fails ends the process. But of the file that is
+    mapped: another one may have taken its name. Raises Damaged, OSError.
     """
     size = 4 * int(np.prod(cfg.shape))
     rows = max(1, BLOCK // size)
 
     def check(first: int) -> None:
-        with open(folder / CLIPS, "rb", buffering=0) as file:
-            file.seek(first * size)
-            for row in range(first, min(first + rows, len(clips))):
-                if files.digest(file.read(size)) != clips.digests[row]:
-                    raise Damaged(f"the checksum of clip {row}, {clips.files[row]}, differs")
+        for row in range(first, min(first + rows, len(clips))):
+            if files.digest(_read_at(file, row * size, size)) != clips.digests[row]:
+                raise Damaged(f"the checksum of clip {row}, {clips.files[row]}, differs")
 
     pool = ThreadPoolExecutor(cfg.decode_threads or os.cpu_count() or 1)
     quiet = size * len(clips) < WORTH_A_BAR
     try:
         with progress(len(clips), "clip", desc="Checking", disable=quiet) as bar:
-            for _ in pool.map(check, range(0, len(clips), rows)):
-                bar.update(rows)
-    except OSError as error:
-        raise Damaged(f"{CLIPS}: {error.strerror}") from error
+            for first, _ in enumerate(pool.map(check, range(0, len(clips), rows))):
+                bar.update(min(rows, len(clips) - first * rows))
     finally:  # at the first damaged clip and on Ctrl-C, check no more
         pool.shutdown(cancel_futures=True)
+
+
+def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
+    """`size` bytes of a file, whatever other threads read of it."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, place)
+    with open(file.name, "rb", buffering=0) as own:  # Windows, where no file replaces an open one
+        own.seek(place)
+        return own.read(size)

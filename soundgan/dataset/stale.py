@@ -52,7 +52,8 @@ def reference_path(cache: Path, fingerprint: str, key: str) -> Path:
 def mark_used(path: Path) -> None:
     """Give a file the time of now: it is in use. (A file of another user may refuse.)"""
     with suppress(OSError):
-        os.utime(path)
+        if not path.is_symlink():
+            os.utime(path)
 
 
 def entries(cache: Path) -> Iterator[Entry]:

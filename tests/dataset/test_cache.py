@@ -350,10 +350,27 @@ def test_the_check_reads_a_few_clips_at_a_time(small, monkeypatch):
         content[row * size] ^= 128
         (folder / CLIPS).write_bytes(content)
         with pytest.raises(checked_json.Damaged, match=rf"clip {row}, "):
-            cache._check_clips(clips, folder, small)
+            cache._open_cache(folder, small, clips.fingerprint, check=True)
         content[row * size] ^= 128
         (folder / CLIPS).write_bytes(content)
-    cache._check_clips(clips, folder, small)
+    assert cache._open_cache(folder, small, clips.fingerprint, check=True) is not None
+
+
+def test_what_is_checked_is_what_is_mapped(small, monkeypatch):
+    """Another run may replace a damaged set between the two."""
+    found = dataset.find_files(small.data_dir)
+    clips = dataset.load_clips(small, found)
+    data, folder = clips.data.copy(), Path(clips.data.filename).parent
+    flip(folder)
+    check = cache._check_clips
+
+    def after_another_run(*arguments) -> None:
+        monkeypatch.setattr(cache, "_check_clips", check)
+        dataset.load_clips(small, found)
+        check(*arguments)
+
+    monkeypatch.setattr(cache, "_check_clips", after_another_run)
+    assert np.array_equal(dataset.load_clips(small, found).data, data)
 
 
 def test_a_damaged_cache_is_no_reason_to_lower_a_learning_rate(small, monkeypatch, capsys):
