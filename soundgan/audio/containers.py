@@ -26,6 +26,7 @@ View = tuple[
 WAVE_FORMS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 TAGS = (b"ID3", b"TAG", b"APETAG", b"LYRICS", b"\0\0\0\0")  # what programs append to any file
 UNKNOWN = b"\xff\xff\xff\xff"  # in WAV and AIFF: as far as the file goes
+ID3 = b"ID3\4\0\0\0\0\0\x14" + bytes(20)  # a tag that says nothing
 LEAST_REST = 4096  # bytes behind a sound that could be more of it
 MAX_LINKS = 1000  # most Ogg streams joined in one file
 MAX_PAGE = 65_307  # bytes of an Ogg page
@@ -53,6 +54,8 @@ def look_into(file: BinaryIO, size: int) -> Header:
         return Header((_chunked(file, size, ">", b"SSND"),))
     if head[:4] == b"OggS":
         return _ogg(file, size)
+    if head[:1] == b"\xff" and _has_resource_fork(os.fsdecode(file.name)):
+        return Header(((ID3, (0, size)),))
     return Header()
 
 
@@ -257,8 +260,20 @@ def without_length(file: BinaryIO, size: int, kind: str, rate: int, channels: in
     head = file.read(4096)
     found = re.search(rb"(Xing|Info)\0\0\0.", head, re.DOTALL)
     if found and head[found.end() - 1] & 1:  # a number of frames follows
-        return patched(size, (begin + found.end(), UNKNOWN))
-    return ((0, begin), _xing_frame(rate, channels), (begin, size))
+        view = patched(size, (begin + found.end(), UNKNOWN))
+    else:
+        view = ((0, begin), _xing_frame(rate, channels), (begin, size))
+    return view if begin else (ID3, *view)
+
+
+def _has_resource_fork(path: str) -> bool:
+    """Whether a Mac has left `._NAME` beside a file, on a disk of another system or in an archive.
+
+    libsndfile takes an MP3 without a tag for the sound of that file, an SD2.
+    """
+    folder, name = os.path.split(path)
+    beside = (os.path.join(folder, f"._{name}"), os.path.join(folder, ".AppleDouble", name))
+    return any(map(os.path.exists, beside))
 
 
 def _behind_id3(file: BinaryIO) -> int:

@@ -51,6 +51,10 @@ class SilentClip(BadClip):
     """The clips that were asked for hold no sound."""
 
 
+class PastEnd(BadClip):
+    """The clips that were asked for begin where the sound has ended."""
+
+
 def never() -> bool:
     """Nothing asks to stop."""
     return False
@@ -78,6 +82,11 @@ def sniff(head: bytes) -> None:
     )
     if not known:
         raise BadClip("its content is not WAV, FLAC, OGG, MP3 or AIFF")
+
+
+def longest(rate: int) -> int:
+    """Frames at `rate` Hz up to which a file is followed."""
+    return int(MAX_HOURS * 3600 * rate)
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,7 @@ def _stream(
 
 def _measured(sound: Decoder, stop: Callable[[], bool]) -> int:
     """Frames to the end, or to what is damaged; MAX_HOURS at most."""
-    frames, most = 0, MAX_HOURS * 3600 * sound.samplerate
+    frames, most = 0, longest(sound.samplerate)
     try:
         for block in _blocks(sound, 0, most, stop, TAIL):
             frames += len(block)
@@ -206,10 +215,11 @@ def read_clips(
     """Read `count` consecutive clips of a sound file, mono, beginning with clip number `first`.
 
     Returns `(waves, rate, seconds)`: waves is float32 `(count, num_samples)` at `sample_rate`, full
-    scale 1, zero-padded at the end; rate (Hz) and seconds are those of the file, `known` before or
-    found out. Only the part that is used is decoded, mixed to mono piece by piece, so that an hour
-    in one file needs no more memory than a minute. Raises BadClip with the reason when the file is
-    no usable sound, SilentClip when it is none between these clips.
+    scale 1, the last one zero-padded, and fewer than `count` where the sound ends; rate (Hz) and
+    seconds are those of the file, `known` before or found out. Only the part that is used is
+    decoded, mixed to mono piece by piece, so that an hour in one file needs no more memory than a
+    minute. Raises BadClip with the reason when the file is no usable sound, SilentClip and PastEnd
+    where these clips are none.
     """
     known = known or extent(path, stop)
     rate = known.rate
@@ -219,8 +229,14 @@ def read_clips(
     wanted = count * num_samples * rate // sample_rate + lead + rate // 10 + 1
     with _reasons():
         mono = _mono(path, known, begin - lead, wanted, stop)
-    mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
+    if len(mono):
+        mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
+    elif first == 0:
+        raise BadClip("holds no samples")
     mono = mono[lead * sample_rate // rate :][: count * num_samples]
+    if first and len(mono) == 0:
+        raise PastEnd(f"ends after {known.seconds:.1f} s")
+    count = min(count, max(1, -(-len(mono) // num_samples)))
     out = np.zeros(count * num_samples, np.float32)
     out[: len(mono)] = mono
     if float(np.abs(out).max()) < SILENCE:
@@ -247,8 +263,6 @@ def _mono(
                     mono[at : at + len(block)] = _mixed(block)
                     at += len(block)
         begin = max(0, begin - frames)
-    if at == 0:
-        raise BadClip("holds no samples")
     return mono[:at]
 
 
@@ -326,7 +340,10 @@ def _reasons() -> Iterator[None]:
     try:
         yield
     except soundfile.LibsndfileError as error:
-        raise BadClip(f"cannot be read: {error.error_string}") from error
+        said = error.error_string
+        if "not a regular file" in said:  # it is one; libsndfile says so of damaged FLAC files too
+            said = "damaged at its beginning"
+        raise BadClip(f"cannot be read: {said}") from error
     except OSError as error:
         raise BadClip(f"cannot be read: {error.strerror or error}") from error
     except (RuntimeError, ValueError) as error:

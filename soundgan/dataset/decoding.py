@@ -19,7 +19,7 @@ import torch
 
 from soundgan import files
 from soundgan.audio import files as audio_files
-from soundgan.audio.files import MAX_HOURS, BadClip, Extent, SilentClip
+from soundgan.audio.files import BadClip, Extent, PastEnd, SilentClip
 from soundgan.audio.transform import Transform
 from soundgan.console import progress
 from soundgan.dataset.discovery import Found, class_of
@@ -38,7 +38,7 @@ class Clips:
     classes: list[str]
     files: list[str]  # N paths below root
     numbers: list[int]  # N numbers of the clip within its file, 0 where only its beginning is used
-    seconds: list[float]  # N durations: of the file, or of the clip where files are cut into many
+    seconds: list[float]  # N durations: of the file, or of the clip's sound where all is used
     rates: list[int]  # N sample rates of the files (Hz)
     digests: list[str]  # N checksums of the decoded clips: equal ones are one sound
     left_out: list[tuple[str, str]]  # (path below root, reason)
@@ -75,8 +75,9 @@ def plan(cfg: Config, found: Found) -> list[Part]:
             extent = audio_files.extent(found.root / name, stopping.is_set)
         except BadClip as reason:
             return [Part(name, refused=str(reason))]
-        if extent.seconds >= MAX_HOURS * 3600:
-            return [Part(name, refused=f"longer than {MAX_HOURS} hours: cut it into shorter files")]
+        if extent.frames >= audio_files.longest(extent.rate):
+            hours = audio_files.MAX_HOURS
+            return [Part(name, refused=f"longer than {hours} hours: cut it into shorter files")]
         clips = max(1, round(extent.seconds / cfg.clip_seconds))
         most = max(1, min(PART_CLIPS, int(PART_FRAMES / (extent.rate * cfg.clip_seconds))))
         return [Part(name, k, min(most, clips - k), extent) for k in range(0, clips, most)]
@@ -128,7 +129,8 @@ def decode_all(cfg: Config, found: Found, keep: Callable[[np.ndarray], object]) 
                     clips.numbers.append(number)
                     clips.rates.append(part.rate)
                     whole = cfg.sound.cut == "first"
-                    clips.seconds.append(part.seconds if whole else cfg.clip_seconds)
+                    rest = part.seconds - number * cfg.clip_seconds
+                    clips.seconds.append(part.seconds if whole else min(rest, cfg.clip_seconds))
             kept = len(clips.files) - kept
             clips.left_out += _stretches(name, gaps, kept, cfg.clip_seconds)
     # Only folders with a usable clip become classes; the report names the others.
@@ -182,7 +184,7 @@ def _decode_in_order(
 def _decode(
     cfg: Config, found: Found, transform: Transform, part: Part, stop: Callable[[], bool]
 ) -> Decoded:
-    """Decode one part; where it is damaged, clip by clip.
+    """Decode one part.
 
     One clip at a time through the transform: a batch of them leaves the processor's cache and is
     ten times slower.
@@ -195,20 +197,14 @@ def _decode(
         waves, file_rate, seconds = audio_files.read_clips(
             found.root / part.name, rate, samples, part.first, part.count, part.extent, stop
         )
+    except PastEnd:  # its header said more
+        return Decoded([], [])
     except BadClip as reason:
-        if part.count == 1 or isinstance(reason, SilentClip):
-            return Decoded([], [(number, str(reason)) for number in numbers])
-        each = [
-            _decode(cfg, found, transform, replace(part, first=number, count=1), stop)
-            for number in numbers
-        ]
-        usable = [one for one in each if one.clips] or each
-        return Decoded(
-            [clip for one in each for clip in one.clips],
-            [gap for one in each for gap in one.gaps],
-            usable[0].rate,
-            usable[0].seconds,
-        )
+        if isinstance(reason, SilentClip) and cfg.sound.cut == "consecutive":
+            reason = audio_files.SILENT  # not of its beginning: all is used
+        elif part.count > 1:
+            return _decode_each(cfg, found, transform, part, stop)
+        return Decoded([], [(number, str(reason)) for number in numbers])
     decoded = Decoded([], [], file_rate, seconds)
     for number, wave in zip(numbers, waves):
         if stop():
@@ -218,3 +214,18 @@ def _decode(
         else:
             decoded.clips.append((number, transform(torch.from_numpy(wave)[None])[0].numpy()))
     return decoded
+
+
+def _decode_each(
+    cfg: Config, found: Found, transform: Transform, part: Part, stop: Callable[[], bool]
+) -> Decoded:
+    """Decode a damaged part clip by clip: what lies beside the damage is used."""
+    numbers = range(part.first, part.first + part.count)
+    singles = [replace(part, first=number, count=1) for number in numbers]
+    each = [_decode(cfg, found, transform, single, stop) for single in singles]
+    return Decoded(
+        [clip for one in each for clip in one.clips],
+        [gap for one in each for gap in one.gaps],
+        max(one.rate for one in each),
+        max(one.seconds for one in each),
+    )

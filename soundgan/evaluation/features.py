@@ -44,9 +44,12 @@ class SoundSet:
 
 
 def log_mels(waves: Tensor, rate: int, seconds: float) -> Tensor:
-    """Waveforms `(N, L)` at `rate` Hz -> `(N, 1, M, T)`, of their first `seconds`, zero-padded."""
+    """Waveforms `(N, L)` at `rate` Hz -> `(N, 1, M, T)`, of their first `seconds`, zero-padded.
+
+    At least one window of the grid, 46 ms: three frames, so that there are steps between them.
+    """
     mel = torchaudio.transforms.MelSpectrogram(**GRID, norm="slaney", mel_scale="slaney")
-    length = int(seconds * GRID["sample_rate"])
+    length = max(int(seconds * GRID["sample_rate"]), GRID["n_fft"])
     mels = []
     for wave in waves:  # one by one: a batch of them leaves the processor's cache
         # Not by torchaudio, which makes a filter of 90 million numbers for a clip at 16 384 Hz.
@@ -54,7 +57,8 @@ def log_mels(waves: Tensor, rate: int, seconds: float) -> Tensor:
         wave = torch.from_numpy(resampled)[:length]
         wave = nn.functional.pad(wave, (0, length - len(wave)))
         mels.append(mel(wave).clamp(min=FLOOR).log())
-    return torch.stack(mels)[:, None]
+    frames = length // GRID["hop_length"] + 1
+    return torch.stack(mels)[:, None] if mels else torch.zeros(0, 1, GRID["n_mels"], frames)
 
 
 def statistics(x: Tensor) -> Tensor:
@@ -62,11 +66,15 @@ def statistics(x: Tensor) -> Tensor:
 
     Features that depend on no trained classifier.
     """
+    if len(x) == 0:  # torch warns of its deviation
+        return x.new_zeros(0, 3 * x.shape[2])
     return torch.cat([x.mean(3), x.std(3), x.diff(dim=3).abs().mean(3)], dim=2)[:, 0]
 
 
 def measure(cfg: Config, waves: Tensor, labels: Tensor) -> SoundSet:
     """`waves (N, L)` at the recipe's rate and `labels (N,)` -> what the metrics need of them."""
+    if len(waves) == 0:  # shares of nothing
+        return SoundSet(log_mels(waves, cfg.sound.sample_rate, cfg.clip_seconds), labels)
     level = waves.abs()
     silent = float((level.amax(1) < audio_files.SILENCE).float().mean())
     clipped = float(((level >= 0.999).sum(1) >= 10).float().mean())
@@ -84,6 +92,9 @@ def measure_files(
     A few at a time: the waveforms of all of them would be gigabytes. Raises UserError where one has
     gone.
     """
+    if not recordings:
+        nothing = torch.zeros(0, cfg.sound.clip_samples)
+        return measure(cfg, nothing, torch.zeros(0, dtype=torch.long))
     parts = []
     for first in range(0, len(recordings), vocoders.VOCODER_BATCH):
         some = recordings[first : first + vocoders.VOCODER_BATCH]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -91,9 +93,40 @@ def test_a_header_that_promises_too_much_reads_what_is_there(tmp_path):
 def test_a_folder_or_a_dangling_link_under_a_sounds_name(tmp_path):
     (tmp_path / "a.wav").mkdir()
     (tmp_path / "b.wav").symlink_to(tmp_path / "gone")
-    for name in ("a.wav", "b.wav"):
-        with pytest.raises(BadClip, match="cannot be read"):
+    for name, reason in {"a.wav": "a folder", "b.wav": "No such file"}.items():
+        with pytest.raises(BadClip, match=f"cannot be read: {reason}"):
             one_clip(tmp_path / name, RATE, 8192)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_and_a_device_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    (tmp_path / "b.wav").symlink_to("/dev/zero")
+    for name in ("a.wav", "b.wav"):
+        with pytest.raises(BadClip, match="a pipe or a device, not a regular file"):
+            one_clip(tmp_path / name, RATE, 8192)
+
+
+def test_silence_of_the_beginning_is_not_silence_of_the_file(tmp_path):
+    wave = np.concatenate([np.zeros(2 * RATE), tone(500, 3)])
+    (tmp_path / "late.wav").write_bytes(encoded(wave))
+    said = r"silent in its first 1\.5 s of 5\.0 s: --sound\.cut consecutive uses all of it"
+    with pytest.raises(audio.SilentClip, match=said):
+        one_clip(tmp_path / "late.wav", RATE, 3 * RATE // 2)
+    (tmp_path / "never.wav").write_bytes(encoded(np.zeros(RATE)))
+    with pytest.raises(audio.SilentClip, match=r"^silent \(mixed to mono"):
+        one_clip(tmp_path / "never.wav", RATE, 3 * RATE // 2)
+
+
+def test_a_clip_is_read_where_the_file_has_changed_since(small, sounds):
+    """What is remembered of a file is of its size and time."""
+    path = sounds / "low" / "0.wav"
+    soundfile.write(path, np.concatenate([tone(300, 1, 8000), tone(1000, 1, 8000)]), 8000)
+    assert strongest(audio.read_clip(small, path, 5).numpy(), 8000) == pytest.approx(1000, abs=9)
+    soundfile.write(path, tone(2000, 0.4, 8000), 8000)
+    assert strongest(audio.read_clip(small, path, 0).numpy(), 8000) == pytest.approx(2000, abs=9)
+    with pytest.raises(UserError, match=r"0\.wav can no longer be read \(ends after 0\.4 s"):
+        audio.read_clip(small, path, 5)
 
 
 def test_a_sound_that_has_gone_is_named(small, sounds):
