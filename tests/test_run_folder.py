@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 
 import pytest
 import torch
 
-from soundgan import config_io, run_folder
+from soundgan import config_io, files, run_folder
 from soundgan.errors import UserError
 
 
@@ -39,7 +40,9 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
         run_folder.read_config(tmp_path / "file")
 
 
-@pytest.mark.parametrize("classes", [["../a"], [""], [7], ["a", "/b"]])
+@pytest.mark.parametrize(
+    "classes", [["../a"], [""], [7], ["a", "/b"], ["."], [".."], ["a\0b"], ["\x1b[31m"], [["a"]]]
+)
 def test_classes_that_would_lead_elsewhere_are_refused(tmp_path, classes):
     content = {"classes": classes, "config": {"recipe": "best"}}
     (tmp_path / "config.json").write_text(json.dumps(content))
@@ -47,10 +50,41 @@ def test_classes_that_would_lead_elsewhere_are_refused(tmp_path, classes):
         run_folder.read_config(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"classes": [], "config": 7}'])
+def test_classes_are_read_in_one_unicode_form_and_each_once(tmp_path):
+    def read(*classes: str) -> list[str]:
+        content = {"classes": classes, "config": {"recipe": "best"}}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        return run_folder.read_config(tmp_path)["classes"]
+
+    assert read("co\u0302q", "b") == ["c\u00f4q", "b"]
+    for twice in (("a", "b", "a"), ("co\u0302q", "c\u00f4q")):
+        with pytest.raises(UserError, match=r"damaged: its classes hold .* twice"):
+            read(*twice)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "{}", "7", '{"classes": [], "config": 7}', "[" * 100_000, "\ud800"),
+        *('{"classes": [], "config": {}}', '{"classes": [], "config": {"recipe": 7}}'),
+        '{"classes": [], "config": {"recipe": "best"}, "n": ' + "9" * 5000 + "}",
+    ],
+)
 def test_a_damaged_config_is_said(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"config\.json is damaged"):
+    (tmp_path / "config.json").write_text(text, errors="surrogatepass")
+    with pytest.raises(UserError, match=r"config\.json is damaged") as error:
+        run_folder.read_config(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_file_of_a_usual_size_is_not_read(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "config.json")  # reading it would never end
+    with pytest.raises(UserError, match=r"damaged .*no regular file"):
+        run_folder.read_config(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(" " * 200)
+    monkeypatch.setattr(config_io, "MOST_BYTES", 100)
+    with pytest.raises(UserError, match=r"damaged .*larger than"):
         run_folder.read_config(tmp_path)
 
 
@@ -91,30 +125,86 @@ def sets(folder) -> set[str]:
 def test_a_users_copies_of_samples_are_left_alone(used):
     for name in ("epoch_0002_old", "epoch_0002 2", "epoch_0003"):
         (used / "samples" / name).mkdir()
-    run_folder.forget_after(used, 2, fresh=False)
+    assert run_folder.set_aside_after(used, 2) == used / "samples.old1"
     left = {path.name for path in (used / "samples").glob("epoch_*")}
     assert left == {"epoch_0001", "epoch_0002", "epoch_0002_old", "epoch_0002 2"}
+    assert sets(used / "samples.old1") == {"epoch_0003"}
+    assert run_folder.set_aside_after(used, 2) is None
 
 
-def test_beginning_anew_keeps_the_samples_beside_and_no_weights(used, capsys):
+def test_beginning_anew_keeps_what_was_there(used, capsys):
     for number in (1, 2):
         (used / "samples" / "epoch_0001").mkdir(parents=True, exist_ok=True)
-        (used / "generator.safetensors").write_bytes(b"")
-        run_folder.forget_after(used, 0, fresh=True)
+        (used / "log.csv").write_text(f"epoch\n{number}\n")
+        run_folder.begin_anew(used)
         assert not (used / "samples").exists()
-        assert not (used / "generator.safetensors").exists()
-        assert f"old samples are in {used / f'samples.old{number}'}" in capsys.readouterr().out
+        assert not (used / "log.csv").exists()
+        assert f"kept as samples.old{number}, log.old{number}.csv" in capsys.readouterr().out
     assert sets(used / "samples.old1") == {"epoch_0001", "epoch_0002", "real"}
     assert sets(used / "samples.old2") == {"epoch_0001"}
+    assert (used / "log.old1.csv").read_text() == "epoch\n1\n"
 
 
-def test_a_fresh_folder_has_nothing_to_forget(tmp_path, capsys):
-    run_folder.forget_after(tmp_path, 0, fresh=True)
+def test_the_beginning_of_a_run_that_was_killed_is_written_again(tmp_path, capsys):
+    """Before its first checkpoint a run has real clips and a row of its log at most."""
+    (tmp_path / "samples" / "real").mkdir(parents=True)
+    (tmp_path / "log.csv").write_text("epoch\n1\n")
+    (tmp_path / "scores.csv").write_text("epoch\n")
+    assert run_folder.begin_anew(tmp_path) == []
+    assert sets(tmp_path) == {"samples", "log.csv", "scores.csv"}
     assert capsys.readouterr().out == ""
-    (tmp_path / "samples" / "step_000100").mkdir(parents=True)
-    (tmp_path / "samples" / "step_000200").mkdir()
-    run_folder.forget_after(tmp_path, 100, fresh=False, unit="step")
-    assert sets(tmp_path / "samples") == {"step_000100"}
+
+
+def test_sets_that_were_set_aside_go_when_the_same_are_made_again(tmp_path):
+    for number in (1, 2):
+        (tmp_path / "samples" / f"step_{number:06d}").mkdir(parents=True)
+        (tmp_path / "samples" / f"step_{number:06d}" / "a.wav").write_bytes(b"%d" % number)
+    assert run_folder.set_aside_after(tmp_path, 0, unit="step") == tmp_path / "samples.old1"
+    for number, content in ((1, b"1"), (2, b"another")):
+        (tmp_path / "samples" / f"step_{number:06d}").mkdir(parents=True)
+        (tmp_path / "samples" / f"step_{number:06d}" / "a.wav").write_bytes(content)
+        run_folder.clear_old(tmp_path)
+        assert sets(tmp_path / "samples.old1") == {"step_000002"}
+    assert (tmp_path / "samples.old1" / "step_000002" / "a.wav").read_bytes() == b"2"
+    (tmp_path / "samples" / "step_000002" / "a.wav").write_bytes(b"2")
+    run_folder.clear_old(tmp_path)
+    assert sets(tmp_path) == {"samples"}
+
+
+# ---- whose folder it is --------------------------------------------------------------------------
+
+
+def test_a_run_begins_in_no_folder_of_something_else(tmp_path):
+    run_folder.refuse_foreign(tmp_path / "not there")
+    run_folder.refuse_foreign(tmp_path)
+    (tmp_path / ".lock").write_bytes(b"")  # of a kill while it was written
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    run_folder.refuse_foreign(tmp_path)
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"files of something else .*thesis\.tex.*--run-name"):
+        run_folder.refuse_foreign(tmp_path)
+    (tmp_path / "config.json").write_text('{"name": "of another program"}')
+    with pytest.raises(UserError, match="files of something else"):
+        run_folder.refuse_foreign(tmp_path)
+    with pytest.raises(UserError, match="is a file, and no folder"):
+        run_folder.refuse_foreign(tmp_path / "thesis.tex")
+
+
+@pytest.mark.parametrize("mark", ["config.json", "vocoder.json", ".lock"])
+def test_folders_of_runs_have_a_mark(small, tmp_path, mark):
+    (tmp_path / "thesis.tex").write_text("")
+    run_folder.write_config(small, ["low"])
+    content = (small.run_dir / "config.json").read_bytes()
+    content = content.replace(b'"config"', b'"options"') if mark == "vocoder.json" else content
+    (tmp_path / mark).write_bytes(files.LOCK_TEXT if mark == ".lock" else content)
+    run_folder.refuse_foreign(tmp_path)
+
+
+def test_weights_without_a_checkpoint_are_refused_with_two_ways_out(tmp_path):
+    run_folder.refuse_weights(tmp_path, "--init-from x")
+    (tmp_path / "best.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"best\.safetensors.*--run-name NAME.*--init-from x"):
+        run_folder.refuse_weights(tmp_path, "--init-from x")
 
 
 @pytest.mark.parametrize(

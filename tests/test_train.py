@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import flags, log_without_seconds, stop_after, weights
+from conftest import flags, log_without_seconds, shrunk, stop_after, weights
 from safetensors.torch import load_file
 
+import config
 import train
 from soundgan import config_io, dataset, files
 from soundgan.audio.vocoders import GriffinLim
@@ -24,6 +26,7 @@ from soundgan.dataset import demo, splitting
 from soundgan.errors import Diverged, Interrupted, UserError
 from soundgan.report import messages
 from soundgan.report.samples import Samples
+from soundgan.run_folder import read_config
 from soundgan.training import objectives
 from soundgan.training.checkpoints import load_checkpoint
 from soundgan.training.random_state import seed_everything
@@ -171,7 +174,7 @@ def test_other_errors_keep_their_traceback(small, monkeypatch):
 
 
 def test_fewer_clips_than_a_batch(small):
-    with pytest.raises(UserError, match=r"18 usable clips .* one batch of 32.*--batch-size 18"):
+    with pytest.raises(UserError, match=r"18 usable clips .* batch_size is 32.*--batch-size 18"):
         train.train(change(small, {"batch_size": 32}))
 
 
@@ -205,16 +208,83 @@ def test_a_misspelt_folder_is_no_reason_for_a_demo(small, tmp_path):
     assert not small.run_dir.exists()
 
 
-def test_no_sounds_at_all_brings_the_demo_set(small, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder to be in where nothing is, and a demo set of one clip a class."""
     monkeypatch.setattr(demo, "CLIPS", 1)
-    (tmp_path / "nothing").mkdir()
-    cfg = change(small, {"data_dir": str(tmp_path / "nothing"), "epochs": 1})
-    run = train.train(cfg)
-    assert run.classes == ["dog_bark", "drilling", "engine_idling", "siren", "street_music"]
-    assert len(list((tmp_path / "nothing").rglob("*.wav"))) == 5
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "elsewhere"
+
+
+def without_data(cfg) -> list[str]:
+    """The command line of `cfg` that does not say where its sounds are."""
+    usual = config.RECIPES[cfg.recipe].data_dir
+    return flags(change(cfg, {"data_dir": usual, "batch_size": 4, "epochs": 1}))
+
+
+def test_no_sounds_at_all_bring_the_demo_set(small, elsewhere, capsys):
+    assert train.main(without_data(small)) == 0
+    content = read_config(small.run_dir)
+    assert content["classes"] == ["dog_bark", "drilling", "engine_idling", "siren", "street_music"]
+    assert len(list((elsewhere / "data").rglob("*.wav"))) == 5
     said = capsys.readouterr().out
     assert "writing a synthetic set" in said
     assert "are synthetic, not recordings" in said
+
+
+def test_the_demo_set_is_written_into_no_folder_that_was_named(small, elsewhere, capsys):
+    for folder in ("data", "mount"):
+        (elsewhere / folder).mkdir()
+        assert train.main([*without_data(small), "--data-dir", folder]) == 2
+        assert f"data_dir = '{folder}' holds no sounds" in capsys.readouterr().err
+        assert list((elsewhere / folder).iterdir()) == []
+    assert not small.run_dir.exists()
+
+
+def test_a_run_that_goes_on_knows_where_its_sounds_are(small, elsewhere, capsys):
+    """Not the demo set, and not what lies in data/ here; also unconditional ones."""
+    for recipe in ("sn-wgan-gp", "lofi-wgan"):
+        cfg = small if recipe == "sn-wgan-gp" else shrunk(config.RECIPES[recipe], *places(small))
+        assert train.main([recipe, *flags(change(cfg, {"epochs": 1}))]) == 0
+        capsys.readouterr()
+        assert train.main([recipe, *without_data(cfg), "--epochs", "2"]) == 0
+        said = capsys.readouterr().out
+        assert f"The sounds are those of the run: {cfg.data_dir} (--data-dir names others)" in said
+        assert load_checkpoint(cfg.run_dir)["epoch"] == 2
+        assert "The files are not those of the checkpoint" not in said
+        assert not (elsewhere / "data").exists()
+
+
+def places(cfg) -> tuple[Path, Path]:
+    return Path(cfg.data_dir), Path(cfg.output_dir)
+
+
+def test_relative_sounds_are_found_from_another_folder(small, sounds, elsewhere, capsys):
+    """And where they lie nowhere any more, no others are taken."""
+    shutil.copytree(sounds, "mine")
+    cfg = change(small, {"data_dir": "mine", "epochs": 1})
+    assert train.main(flags(cfg)) == 0
+    (elsewhere / "further").mkdir()
+    os.chdir(elsewhere / "further")
+    assert train.main([*without_data(small), "--epochs", "2"]) == 0
+    assert f"those of the run: {elsewhere / 'mine'}" in capsys.readouterr().out
+    (elsewhere / "mine").rename(elsewhere / "moved")
+    assert train.main([*without_data(small), "--epochs", "3"]) == 2
+    assert "there is no such folder (--data-dir)" in capsys.readouterr().err
+    assert train.main([*without_data(small), "--epochs", "3", "--data-dir", "../moved"]) == 0
+
+
+def test_a_damaged_config_does_not_say_where_the_sounds_are(small, elsewhere, capsys):
+    train.train(change(small, {"epochs": 1}))
+    (small.run_dir / "config.json").write_text("{")
+    assert train.main(without_data(small)) == 2
+    assert "does not say where the sounds of the run are" in capsys.readouterr().err
+    assert train.main(flags(change(small, {"epochs": 2}))) == 0
+    assert read_config(small.run_dir)["data_root"] == small.data_dir
+    (small.run_dir / "config.json").unlink()  # the checkpoint knows
+    assert train.main([*without_data(small), "--epochs", "3"]) == 0
+    assert read_config(small.run_dir)["data_root"] == small.data_dir
 
 
 @pytest.mark.parametrize("name", ["狗叫", "$x_{1}$", "a b'c", "café", "<img src=x>", "\U0001f415"])
@@ -271,9 +341,10 @@ def test_an_unwritable_folder_is_one_sentence(small, capsys, monkeypatch):
 
     monkeypatch.setattr(files, "write_bytes", read_only)
     assert train.main(flags(small)) == 2
-    assert (
-        "Error: outputs/x cannot be read or written (Permission denied)" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "outputs/x" in said
+    assert "Permission denied" in said
+    assert "Traceback" not in said
 
 
 def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):

@@ -57,7 +57,12 @@ def own_data(run_dir: Path, usual: str, named: Collection[str]) -> tuple[dict[st
     wanted = [name for name in OF_DATA if name not in named]
     if not wanted:
         return {}, False
-    constants, root = run_folder.constants_of(run_dir)
+    try:
+        constants, root = run_folder.constants_of(run_dir)
+    except UserError:
+        if "data_dir" in wanted:
+            raise
+        constants, root = {}, ""
     if not constants and (kept := checkpoints.find_checkpoint(run_dir)):
         constants = kept.state.get("config") or kept.state.get("options")
     if not isinstance(constants, dict) or not constants:
