@@ -21,7 +21,7 @@ import tyro
 
 from soundgan import config_io, console, run_folder
 from soundgan.audio import may_fetch
-from soundgan.command_line import expanded_path
+from soundgan.command_line import expanded_path, imported
 from soundgan.errors import UserError
 from soundgan.evaluation.finished_run import score_run
 from soundgan.evaluation.scores import table
@@ -56,7 +56,7 @@ class Options:
 
 def evaluate(options: Options) -> dict:
     """Score a run, write its scores.json and page; returns the scores. Raises UserError."""
-    import config  # noqa: F401 -- every kind of part; here, as in train.py
+    imported("config")  # every kind of part; here, as in train.py
 
     if options.count and not 2 <= options.count <= MOST_SOUNDS:
         raise UserError(

@@ -22,7 +22,7 @@ import tyro
 
 from soundgan import config_io, console, files, models
 from soundgan.audio import load_vocoder, may_fetch
-from soundgan.command_line import expanded_path
+from soundgan.command_line import expanded_path, imported
 from soundgan.errors import UserError, nearest
 from soundgan.models.loading import load_run
 from soundgan.models.sampling import write_sounds
@@ -61,7 +61,7 @@ class Options:
 
 def generate(options: Options) -> list[Path]:
     """Write `count` WAVs of each wanted class; returns their paths. Raises UserError."""
-    import config  # noqa: F401 -- every kind of part; here, as in train.py
+    imported("config")  # every kind of part; here, as in train.py
 
     if options.count < 1:
         raise UserError(f"count = {options.count}: must be at least 1 (--count).")

@@ -42,7 +42,8 @@ def describe(run_dir: Path, steps: Sequence[str]) -> dict:
     scores = _read_scores(run_dir / "scores.json", problems)
     rows = list(content["classes"])
     columns = list(_columns(run_dir, rows, steps))
-    said = ("classes", "config", "changed", "versions")  # elsewhere on the page
+    said = ("classes", "config", "changed", "versions")  # elsewhere on the page,
+    said += ("held_out", "data_root")  # or for the program alone
     facts = {k: v for k, v in content.items() if k not in said}
     epoch = max(log["epochs"] + [c["epoch"] for c in columns if c["kind"] == "epoch"], default=0)
     return {
