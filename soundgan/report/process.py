@@ -198,7 +198,7 @@ def constants() -> dict[str, dict[str, object]]:
 
 def _plain(value: object) -> bool:
     """Whether a value is nothing but numbers, text and collections of these."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):  # of the other mappings, not all can be sent
         return all(map(_plain, (*value, *value.values())))
     if isinstance(value, (tuple, list, set, frozenset)):
         return all(map(_plain, value))
