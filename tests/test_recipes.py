@@ -145,7 +145,7 @@ def test_longer_and_shorter_sounds_from_the_same_weights(recipe, tmp_path):
         out = tmp_path / f"{seconds}"
         words = ["--seconds", str(seconds), "--count", "2", "--out", str(out)]
         assert generate.main([str(folder), *words]) == 0
-        for path in out.iterdir():
+        for path in out.glob("*.wav"):
             assert soundfile.info(path).frames == round(seconds * 8000)
             assert np.isfinite(soundfile.read(path)[0]).all()
 
