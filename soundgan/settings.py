@@ -217,7 +217,8 @@ class Network(Part):
         return 0
 
     def check(self, cfg: Config, need: Need) -> None:
-        need(self.size(cfg) <= MOST_WEIGHTS, "channels", f"must make less than {MOST_WEIGHTS} weights")
+        fits = self.size(cfg) <= MOST_WEIGHTS
+        need(fits, "channels", f"must make less than {MOST_WEIGHTS} weights")
 
 
 @dataclass(frozen=True, kw_only=True)
