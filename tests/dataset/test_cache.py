@@ -36,9 +36,9 @@ def decoded(monkeypatch) -> list[str]:
     names: list[str] = []
     read = audio_files.read_clips
 
-    def counting(path, *rest):
+    def counting(path, *rest, **more):
         names.append(Path(path).name)
-        return read(path, *rest)
+        return read(path, *rest, **more)
 
     monkeypatch.setattr(audio_files, "read_clips", counting)
     return names
@@ -102,6 +102,23 @@ def test_rebuilt_when_a_file_or_a_constant_changes(small, sounds, decoded):
     load()  # the constants of before still have theirs
     assert decoded == []
     assert len(load(change(small, {"objective.gp_weight": 1.0}))) == 17
+    assert decoded == []
+
+
+def test_a_run_goes_on_with_files_that_were_unpacked_again(
+    small, sounds, tmp_path, decoded, capsys
+):
+    """New times and numbers of the files, the same content."""
+    train.train(change(small, {"epochs": 2}))
+    shutil.copytree(sounds, tmp_path / "again")
+    shutil.rmtree(sounds)
+    (tmp_path / "again").rename(sounds)
+    decoded.clear()
+    capsys.readouterr()
+    train.train(small)
+    said = capsys.readouterr().out
+    assert "after epoch 2" in said
+    assert "not those of the checkpoint" not in said
     assert decoded == []
 
 
