@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,9 +23,10 @@ import config
 import train_vocoder
 from soundgan import audio, dataset
 from soundgan.config_io import change
+from soundgan.dataset import splitting
 from soundgan.errors import Interrupted, UserError
 from soundgan.settings import Config
-from soundgan.training.checkpoints import load_checkpoint
+from soundgan.training.checkpoints import load_checkpoint, save_checkpoint
 from soundgan.training.log import read_log
 from soundgan.vocoder_training import training
 from soundgan.vocoder_training.folder import load_source
@@ -336,6 +338,82 @@ def test_another_training_is_refused(options, train, refused):
     train(replace(options, steps=1))
     refused(replace(options, segment=4096), "segment 2048 -> 4096", "--run-name")
     refused(replace(options, source="x/y"), "from  -> x/y")
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    paths = (p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
+
+
+def test_weights_without_a_checkpoint_are_refused_and_nothing_is_touched(options, train, refused):
+    run = train(replace(options, steps=1))
+    shutil.rmtree(run.run_dir / "checkpoints")
+    before = content_of(run.run_dir)
+    for changes in ({}, {"channels": 64}, {"batch_size": 100}):
+        again = f"--from {run.run_dir}"
+        refused(replace(options, **changes), "generator.ckpt", "--run-name NAME", again)
+        assert content_of(run.run_dir) == before
+    (run.run_dir / "generator.ckpt").unlink()
+    train(replace(options, steps=1, channels=64))  # nothing is lost then
+
+
+def test_a_refused_command_leaves_a_started_run_as_it_was(options, train, refused):
+    run = train(replace(options, steps=1))
+    (run.run_dir / "checkpoints" / "previous.pt").write_bytes(b"rubbish")
+    before = content_of(run.run_dir)
+    refused(replace(options, batch_size=100), "--batch-size 18")
+    assert content_of(run.run_dir) == before
+
+
+def test_another_batch_size_begins_the_epoch_again(options, train, capsys):
+    train(replace(options, steps=2))
+    run = train(replace(options, steps=5, batch_size=6))  # three steps an epoch
+    assert "batch_size 4 -> 6, as you ask for; the epoch had 2 steps" in capsys.readouterr().out
+    assert (run.step, run.epoch, run.step_in_epoch) == (5, 1, 0)
+
+
+def test_weights_that_a_kill_kept_from_being_written_are_written(options, train):
+    run = train(replace(options, steps=1))
+    path = run.run_dir / "generator.ckpt"
+    content = path.read_bytes()
+    for damage in (None, b"of the step before"):
+        path.unlink() if damage is None else path.write_bytes(damage)
+        train(replace(options, steps=1))
+        assert path.read_bytes() == content
+
+
+def test_an_entry_of_another_kind_is_refused(options, train, refused):
+    run = train(replace(options, steps=1))
+    state = load_checkpoint(run.run_dir)
+    for name, value, reason in (
+        ("step", "1", "step: it is no number"),
+        ("generator", {}, "generator: it is of another network"),
+        ("critic_optimiser", [], "critic_optimiser: it is no state of an optimiser"),
+        ("random", 3, "random: it is no random state"),
+        ("options", 3, "it lacks options"),
+    ):
+        save_checkpoint(run.run_dir, state | {name: value})
+        refused(options, reason)
+
+
+def test_a_vocoder_that_goes_on_knows_its_sounds(options, tmp_path, monkeypatch, capsys):
+    """Not the demo set, and what it holds out from its checkpoint."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    small = ["--output-dir", options.output_dir, "--device", "cpu", "--segment", "2048"]
+    small += ["--batch-size", "4", "--channels", "32", "--resblock-kernels", "3"]
+    small += ["--periods", "11", "--scales", "0", "--judge-clips", "2"]
+    assert train_vocoder.main([*small, "--data-dir", options.data_dir, "--steps", "1"]) == 0
+    capsys.readouterr()
+    assert train_vocoder.main([*small, "--steps", "2"]) == 0
+    assert f"those of the run: {options.data_dir}" in capsys.readouterr().out
+    assert not (tmp_path / "elsewhere" / "data").exists()
+    run_dir = Path(options.output_dir) / "vocoder"
+    about = json.loads((run_dir / "vocoder.json").read_text())
+    assert about["data_root"] == options.data_dir
+    state = load_checkpoint(run_dir)
+    assert (state["step"], state["held_out"]) == (2, [])
+    assert about["held_out"] == splitting.summary([])
 
 
 def test_numbers_that_diverge(options, train):
