@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import train
-from soundgan import files
 from survival_trials import vocoder_folders
 from survival_trials.children import Outcome
 from survival_trials.corruption import BYTES, CSV, JSON, Damage
@@ -171,6 +170,7 @@ def damaged_files(scene: Scene, count: int) -> Iterator[Trial]:
             trial = _with_words(trial, ended, usual, names, target.may_differ)
         if trial.outcome == SURVIVED and (lost := destroyed(output, before, trial.how, names)):
             trial = replace(trial, outcome=LOST, note=f"destroyed: {', '.join(lost)}")
+        (scene.folder / "said-with-damage.txt").write_text(ended.said)
         yield replace(trial, note=f"{done}, {command}: {trial.note}" if trial.note else "")
 
 
@@ -231,19 +231,26 @@ def new_lines(ended: Outcome, usual: Outcome) -> list[str]:
     return [line for line in ended.said.splitlines() if re.sub(r"\d+", "", line) not in known]
 
 
-def contents(output: Path) -> dict[str, str]:
-    """Digests of all files, by their paths."""
+def contents(output: Path) -> dict[str, bytes]:
+    """All files, by their paths."""
     found = (path for path in sorted(output.rglob("*")) if path.is_file())
-    return {str(path.relative_to(output)): files.digest_of_file(path) for path in found}
+    return {str(path.relative_to(output)): path.read_bytes() for path in found}
 
 
-def destroyed(output: Path, before: dict[str, str], how: str, names: list[str]) -> list[str]:
+def destroyed(output: Path, before: dict[str, bytes], how: str, names: list[str]) -> list[str]:
     """Files whose content is nowhere any more: of all, after a refusal; of what was damaged, where
-    the run went on without it."""
+    the run went on without it. (A log may have got more rows.)"""
     if how == IDENTICAL:
         return []
-    after = set(contents(output).values())
+    there = contents(output)
+    after = set(there.values())
     kept = [p for p in before if not any(part.startswith(NOT_KEPT) for part in Path(p).parts)]
     if how == SAID:
         kept = [path for path in kept if Path(path).name in names]
-    return [path for path in kept if before[path] not in after]
+    gone = [path for path in kept if before[path] not in after]
+    return [p for p in gone if how == REFUSED or not _grew(before[p], there.get(p, b""))]
+
+
+def _grew(before: bytes, after: bytes) -> bool:
+    """Whether all lines are still there."""
+    return set(before.split(b"\n")) <= set(after.split(b"\n"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class Setting:
 
 def write_tones(folder: Path, seconds: float = 0.35, rate: int = RATE) -> Path:
     """Class folders of tones with noise of their own, from which clips are held out."""
+    shutil.rmtree(folder, ignore_errors=True)  # of trials before
     rng = np.random.default_rng(0)
     t = np.arange(int(seconds * rate)) / rate
     for name, (hz, clips) in CLIPS.items():

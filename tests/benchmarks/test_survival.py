@@ -34,7 +34,7 @@ from soundgan.config_io import change
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
-COUNTS = {"kills": 6, "worker": 0, "sounds": 60, "files": 9, "disks": 4, "neighbours": 3}
+COUNTS = {"kills": 6, "worker": 0, "sounds": 60, "files": 7, "disks": 4, "neighbours": 3}
 COUNTS |= {"epochs": 20}
 
 
@@ -190,6 +190,9 @@ def test_what_is_destroyed_is_found(tmp_path):
     assert damage.destroyed(tmp_path, before, damage.REFUSED, []) == ["best.pt"]
     assert damage.destroyed(tmp_path, before, damage.SAID, ["log.csv"]) == []
     (tmp_path / "log.old1.csv").unlink()
+    (tmp_path / "log.csv").write_text("content of log.csv\nand a row more")
+    assert damage.destroyed(tmp_path, before, damage.SAID, ["log.csv"]) == []
+    (tmp_path / "log.csv").write_text("content\n")
     assert damage.destroyed(tmp_path, before, damage.SAID, ["log.csv"]) == ["log.csv"]
 
 
