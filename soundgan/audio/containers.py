@@ -266,6 +266,103 @@ def without_length(file: BinaryIO, size: int, kind: str, rate: int, channels: in
     return view if begin else (ID3, *view)
 
 
+def counted_samples(file: BinaryIO, size: int, kind: str) -> int | None:
+    """Where a FLAC or MP3 file (`kind`) ends by its frames, undecoded; None where that is unclear.
+
+    Of an MP3, what its encoder added is counted too.
+    """
+    return _flac_samples(file, size) if kind == "FLAC" else _mp3_samples(file, size)
+
+
+def _flac_samples(file: BinaryIO, size: int) -> int | None:
+    """Each frame of a FLAC file says which it is: that is read of the last one."""
+    file.seek(_behind_id3(file))
+    head = file.read(26)
+    usual = int.from_bytes(head[8:10], "big")  # samples of a block
+    longest = int.from_bytes(head[15:18], "big") or 65_536  # bytes of a frame
+    file.seek(max(0, size - longest - LEAST_REST))
+    content = file.read()
+    for match in reversed(list(re.finditer(rb"\xff[\xf8\xf9]", content))):
+        header = _flac_header(content[match.start() :][:16], usual)
+        if header is not None:
+            number, block = header
+            return (number if match.group()[1] & 1 else number * usual) + block
+    return None
+
+
+def _flac_header(head: bytes, usual: int) -> tuple[int, int] | None:
+    """Number of a FLAC frame, or of its first sample, and its samples; None where it is no frame.
+
+    RFC 9639, section 9.1.
+    """
+    if len(head) < 16:
+        return None
+    ones = next((bit for bit in range(8) if not head[4] >> 7 - bit & 1), 8)  # as in UTF-8
+    more = max(0, ones - 1)
+    if ones in (1, 8) or any(byte >> 6 != 0b10 for byte in head[5 : 5 + more]):
+        return None
+    number = head[4] & (0x7F >> ones)
+    for byte in head[5 : 5 + more]:
+        number = number << 6 | byte & 0x3F
+    at, code = 5 + more, head[2] >> 4
+    if code in (6, 7):
+        block = int.from_bytes(head[at : at + code - 5], "big") + 1
+        at += code - 5
+    elif code < 2:
+        block = 192 if code else usual
+    else:
+        block = 576 << code - 2 if code < 6 else 256 << code - 8
+    at += {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    check = 0
+    for byte in head[: at + 1]:  # with its own checksum, zero
+        check ^= byte
+        for _ in range(8):
+            check = (check << 1 ^ (0x07 if check & 0x80 else 0)) & 0xFF
+    return None if check else (number, block)
+
+
+def _mp3_samples(file: BinaryIO, size: int) -> int | None:
+    """The frames of an MP3, counted; None where anything else is among them."""
+    at, count, key = _behind_id3(file), 0, 0
+    while True:
+        file.seek(at)
+        piece = file.read(1 << 20)
+        inside, most = 0, len(piece) - 3
+        while inside < most and piece[inside] == 0xFF:
+            key = (piece[inside + 1] & 0xFE) << 8 | piece[inside + 2] & 0xFE
+            length = FRAME_BYTES.get(key)
+            if length is None:
+                break
+            inside += length
+            count += 1
+        at += inside
+        if inside < most or not inside:
+            break
+    if size - at > LEAST_REST or not count:
+        return None
+    return count * (1152 if key & 0x1800 == 0x1800 else 576)
+
+
+def _frame_bytes() -> dict[int, int]:
+    """Bytes of an MPEG layer III frame, by the bits of its header that decide."""
+    kbits = {3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)}
+    kbits[2] = kbits[0] = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+    rates = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+    return {
+        (0xE2 | version << 3) << 8 | kbit << 4 | rate << 2 | padding << 1: (
+            (144_000 if version == 3 else 72_000) * kbits[version][kbit - 1] // rates[version][rate]
+            + padding
+        )
+        for version in rates
+        for kbit in range(1, 15)
+        for rate in range(3)
+        for padding in range(2)
+    }
+
+
+FRAME_BYTES = _frame_bytes()
+
+
 def _has_resource_fork(path: str) -> bool:
     """Whether a Mac has left `._NAME` beside a file, on a disk of another system or in an archive.
 

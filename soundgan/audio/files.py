@@ -39,7 +39,7 @@ SILENT = "silent (mixed to mono, it stays below -80 dBFS)"  # the reason to leav
 MAX_HOURS = 24  # how far a file is followed that does not say where it ends
 MOST_A_BYTE = 8192  # samples: more than any format makes of a byte of silence
 TAIL = 16_384  # frames before the stated end that are decoded to see whether it is one
-MP3_PADDING = 4 * 1152  # frames that an encoder adds at the end and a decoder may leave out
+MP3_PADDING = 5 * 1152  # frames that an encoder adds and a decoder leaves out
 BLOCK = 1 << 20  # samples of all channels that are decoded at a time
 
 
@@ -155,8 +155,12 @@ def _stream(
     if not doubtful:
         if open_ended is None:
             return rate, view, stated
+        slack = MP3_PADDING if kind == "MP3" else 0
+        counted = containers.counted_samples(file, size, kind)
+        if counted is not None and 0 <= counted - stated <= slack:
+            return rate, view, stated
         # The decoder stops at the stated end: let it go on from shortly before, if it can.
-        begin, slack, rest = max(0, stated - TAIL), MP3_PADDING if kind == "MP3" else 0, 0
+        begin, rest = max(0, stated - TAIL), 0
         with suppress(BadClip), _reasons(), _decoder(path, open_ended) as sound:
             rest = sum(map(len, _blocks(sound, begin, TAIL + slack + 1, stop)))
         if 0 < rest <= stated - begin + slack:
@@ -324,7 +328,7 @@ def _decoder(path: str | Path, view: View | None) -> Iterator[Decoder]:
         source = os.fsencode(path) if os.name == "posix" else path
         if view is not None:
             file = opened.enter_context(open(path, "rb", buffering=0))
-            source = containers.Viewed(file, view)
+            source = io.BufferedReader(containers.Viewed(file, view), 1 << 16)
         sound = opened.enter_context(Decoder(source))
         low, high = RATE_LIMITS
         if not low <= sound.samplerate <= high:

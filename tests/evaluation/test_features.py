@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,3 +28,22 @@ def test_a_sound_looks_alike_at_any_rate(rate: int) -> None:
     assert (ours - own)[loud].view(-1).abs().median() < 1e-3
     assert (ours - own)[..., middle][loud[..., middle]].abs().max() < 0.02
     assert torch.equal(ours[..., -8:], torch.full_like(ours[..., -8:], math.log(1e-4)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("samples", "rate"), [(1, 8000), (64, 16_384), (800, 8000)])
+def test_sounds_too_short_for_a_frame_have_finite_features(samples, rate):
+    waves = 0.1 * torch.randn(3, samples, generator=torch.Generator().manual_seed(0))
+    with np.errstate(all="raise"):
+        x = features.log_mels(waves, rate, samples / rate)
+    assert x.shape[:3] == (3, 1, 64)
+    assert x.shape[3] >= 3  # steps between frames have a deviation
+    assert features.statistics(x).isfinite().all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_sounds_are_an_empty_set(small):
+    nothing = features.measure_files(small, [])
+    assert nothing.x.shape == (0, 1, 64, int(small.clip_seconds * 22_050) // 512 + 1)
+    assert len(nothing.labels) == 0
+    assert features.statistics(nothing.x).shape == (0, 3 * 64)
