@@ -3,8 +3,9 @@
 from soundgan.dataset.cache import decoded_constants, load_clips, open_clips
 from soundgan.dataset.decoding import Clips
 from soundgan.dataset.discovery import Found, find_files
-from soundgan.dataset.loading import band_statistics, describe, find_clips, list_left_out, load
+from soundgan.dataset.loading import band_statistics, find_clips, list_left_out, load
 from soundgan.dataset.splitting import Recording, Split, recordings, source_in_name, split
+from soundgan.dataset.summary import describe
 
 __all__ = [
     "Clips",

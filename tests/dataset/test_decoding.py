@@ -15,6 +15,7 @@ from sound_files import encoded, strongest, tone
 import config
 from soundgan import dataset
 from soundgan.audio import files as audio_files
+from soundgan.audio import read_clip
 from soundgan.config_io import change
 from soundgan.dataset import decoding
 
@@ -97,6 +98,9 @@ def test_a_flac_of_any_stated_length_has_the_clips_of_an_honest_one(wavegan, tmp
     assert half == (1 if cut == "first" else 40)
     assert clips.files == ["a.flac"] * half + ["b.flac"] * half
     assert np.array_equal(clips.data[:half], clips.data[half:])
+    for index in (half, len(clips) - 1):  # as scores and the page read it again
+        again = read_clip(wavegan, tmp_path / "music" / "b.flac", clips.numbers[index])
+        np.testing.assert_allclose(again, clips.data[index, 0], rtol=0, atol=1e-6)
     assert clips.seconds == pytest.approx([40.2] * 2 if cut == "first" else [1.0] * 80, abs=1e-3)
     assert clips.left_out == []
 
