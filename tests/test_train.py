@@ -294,6 +294,14 @@ def test_class_names_that_are_hard_to_draw(small, sounds, name):
     assert (small.run_dir / "samples" / "epoch_0001" / f"{name}.png").stat().st_size > 1000
 
 
+def test_a_class_name_with_a_control_character_is_refused_before_anything_is_written(small, sounds):
+    """A config.json with such a name would be refused by every other command."""
+    (sounds / "mid").rename(sounds / "a\nb")
+    with pytest.raises(UserError, match=r"control character in its name.*'a\\nb'"):
+        train.train(small)
+    assert not Path(small.output_dir).exists()
+
+
 def test_moments_lie_like_the_weights_they_belong_to(small):
     """A checkpoint of another device holds them in another order."""
     run = train.train(change(small, {"epochs": 2}))

@@ -23,7 +23,7 @@ from soundgan.dataset.discovery import (
 from soundgan.dataset.layouts import UNCONDITIONAL, readable
 from soundgan.dataset.summary import by_reason, describe
 from soundgan.errors import UserError
-from soundgan.run_folder import read_config
+from soundgan.run_folder import plain_name, read_config
 from soundgan.settings import Config
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -106,6 +106,11 @@ def _refuse_empty(cfg: Config, found: Found, demo: bool) -> None:
 
 def _refuse_long_names(found: Found) -> None:
     for name in sorted({class_of(file) for file in found.files}):
+        if not plain_name(name):
+            raise UserError(
+                f"A class folder below {found.root} has a control character in its name, and names "
+                f"of files are made of it: rename {name!r}."
+            )
         size = len(name.encode(errors="surrogateescape"))
         if size > MAX_NAME_BYTES:
             raise UserError(
