@@ -135,10 +135,12 @@ def hold_out(cfg: Config, clips: Clips) -> np.ndarray:
                 hold(rows)
     copies = _rows_of(clips.digests)
     for label in np.flatnonzero((taken == 0) & (wanted > 0)):  # one file of many clips: its end
+        tried = set()
         for row in np.flatnonzero(labels == label)[::-1]:
             if taken[label] >= wanted[label]:
                 break
-            if not held[row]:
+            if not held[row] and clips.digests[row] not in tried:
+                tried.add(clips.digests[row])
                 hold(copies[clips.digests[row]])
     return held
 
@@ -353,11 +355,10 @@ def _from_folder(
     known = {clips.digests[i]: clips.files[i] for i in training[::-1]}
     own = [row for row, name in enumerate(names) if name in labels]
     copies = [row for row in own if there.digests[row] in known]
+    rest = [row for row in own if there.digests[row] not in known]
     apart = [
         replace(recording, label=labels[names[row]])
-        for row in own
-        if row not in set(copies)
-        for recording in recordings(there, [row])
+        for row, recording in zip(rest, recordings(there, rest))
     ]
     said = f"{len(apart)} clips of {cfg.holdout_dir} are for scoring only"
     if copies:
