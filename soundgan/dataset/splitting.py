@@ -358,7 +358,7 @@ def _from_folder(
     rest = [row for row in own if there.digests[row] not in known]
     apart = [
         replace(recording, label=labels[names[row]])
-        for row, recording in zip(rest, recordings(there, rest))
+        for row, recording in zip(rest, recordings(there, rest) if there else [])
     ]
     said = f"{len(apart)} clips of {cfg.holdout_dir} are for scoring only"
     if copies:
