@@ -10,8 +10,8 @@ are damaged; disks are full; two processes want the same; clocks go back. What c
 compared with a run that nothing happened to: weights, optimisers, log, WAVs and scores, bit for
 bit. Prints one table, and every trial that was not survived with the number that repeats it.
 
-With --data-dir the kills are of a run with a recipe's own constants on sounds of yours. Needs
-Linux.
+With --data-dir the kills are of a run with a recipe's own constants on sounds of yours, without
+scores. Needs Linux.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def own_setting(options: Options) -> Setting | None:
     if not options.data_dir:
         return None
     constants: dict[str, object] = {"device": "cpu", "epochs": options.run_epochs}
-    constants |= {"sample-every": 5, "background": "off"}
+    constants |= {"sample-every": 5, "score-every": 0, "background": "off"}  # scores take minutes
     if "/" in config.RECIPES[options.recipe].vocoder:  # from the hub: not what is tried here
         constants["vocoder"] = GRIFFIN_LIM
     data = Path(options.data_dir).resolve()
@@ -135,6 +135,7 @@ def command_of(part: str, options: Options) -> str:
     """What repeats all trials of a part."""
     words = ["python benchmarks/survival.py", "--only", part, f"--{part}", getattr(options, part)]
     words += ["--seed", options.seed] if options.seed else []
+    words += ["--data-dir", options.data_dir] if options.data_dir else []
     return " ".join(map(str, words))
 
 

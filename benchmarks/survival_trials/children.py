@@ -6,6 +6,7 @@ fork, which begins as a fresh process would: this process itself never computes 
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import importlib
@@ -23,6 +24,8 @@ from pathlib import Path
 PATIENCE = 120.0  # s after which a command hangs
 GRACE = 2.0  # s for a hanging one to say where
 TRACES = ("Traceback (most recent call last)", "Fatal Python error")
+
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 Command = Callable[[], int | None]
 
@@ -103,6 +106,7 @@ def start(command: Command, said: Path, memory: int = 0) -> Child:
         return Child(pid, said, began)
     code = 1
     try:
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
         _own_streams(said)
         if memory:
             most = _mapped() + memory
