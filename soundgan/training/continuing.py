@@ -7,6 +7,7 @@ write again just as it was is renamed or copied, never deleted.
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Collection
 from pathlib import Path
@@ -69,7 +70,7 @@ def own_data(run_dir: Path, usual: str, named: Collection[str]) -> tuple[dict[st
         return {}, not checkpoints.is_saved(run_dir)
     own = {k: constants[k] for k in wanted if isinstance(constants.get(k), str)}
     if "data_dir" in own:
-        if not Path(own["data_dir"]).is_dir() and root and Path(root).is_dir():
+        if not os.path.isdir(own["data_dir"]) and os.path.isdir(root):
             own["data_dir"] = root
         if own["data_dir"] != usual:
             print(

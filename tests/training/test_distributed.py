@@ -300,6 +300,21 @@ def test_rank_0_may_write_in_the_background(two, small, tmp_path):
     assert_same(small, two)
 
 
+def test_two_ranks_start_from_the_networks_of_another_run(small, tmp_path):
+    first = train.train(change(small, {"epochs": 1}))
+    slow = {"optimiser.generator_lr": 1e-12, "optimiser.critic_lr": 1e-12}
+    new = {"run_name": "new", "epochs": 1, "init_from": str(small.run_dir)}
+    new = change(small, slow | new)
+    assert in_two(trains, new, folder=tmp_path) == [0, 0]
+    state = load_checkpoint(new.run_dir)
+    for name in ("generator", "critic"):
+        for key, value in getattr(first, name).named_parameters():
+            torch.testing.assert_close(state[name][key], value.detach(), rtol=0, atol=1e-9)
+    text, other = said(tmp_path)
+    assert text.count("Starts from") == 1
+    assert other == ""
+
+
 def test_one_rank_of_torchrun_is_a_plain_run(small, tmp_path):
     plain = change(small, {"output_dir": str(tmp_path / "plain")})
     threads = torch.get_num_threads()
