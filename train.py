@@ -381,7 +381,7 @@ def start_or_continue(
         run.restore(state)
         within = f" and {run.step_in_epoch} steps" if run.step_in_epoch else ""
         print(f"Continuing {cfg.run_dir} after epoch {run.epoch}{within}.", flush=True)
-        if run.data != clips.fingerprint:
+        if dataset.differ(run.data, clips.fingerprint):
             print("The files are not those of the checkpoint: it goes on with what is there now.")
     elif source:  # at rank 0: the others get its networks
         initialise(run, source)
@@ -402,7 +402,8 @@ def open_recorder(
     columns = ("epoch", "step", "seconds", *METRICS)
     same_files = state is not None and state["data"] == run.data
     about = (run.cfg, run.classes, clips, split, run.device, run.epoch)
-    return Recorder.open(*about, columns, same_files, stop, changed)
+    rows = state.get("log") if state else None
+    return Recorder.open(*about, columns, same_files, stop, changed, rows)
 
 
 # ---- the command --------------------------------------------------------------------------------

@@ -143,7 +143,10 @@ def test_constants_survive_being_written(recipe):
         ({"colour": 1}, "x.json is damaged, or of another version .*colour"),
         ({"critic": {"kind": "os.system"}}, "x.json is damaged, or of another version"),
         ({"sound": {"kind": "Spectrogram", "colour": 1}}, "x.json is damaged, .* 'colour'"),
-        ({"epochs": "64"}, r"^x.json is damaged, or was edited: epochs = '64': must be a whole num"),
+        (
+            {"epochs": "64"},
+            r"^x.json is damaged, or was edited: epochs = '64': must be a whole num",
+        ),
         ({"epochs": 0}, r"^x.json is damaged, or was edited: epochs = 0: must be at least 1\.$"),
     ],
 )

@@ -134,13 +134,14 @@ def _without_seconds(table: dict) -> dict:
 
 
 def state_differences(a: Path, b: Path) -> list[str]:
-    """Names of what is not the same in two checkpoints, constants and seconds aside."""
+    """Names of what is not the same in two checkpoints, constants and seconds aside (the log has
+    these, too, and is compared as a file)."""
     try:
         states = [flatten(tensor_files.read(path)) for path in (a, b)]
     except (OSError, tensor_files.Damaged) as error:
         return [f"cannot be read ({error})"]
     names = sorted(set(states[0]) | set(states[1]))
-    own = [name for name in names if not name.startswith(("/config", "/seconds"))]
+    own = [name for name in names if not name.startswith(("/config", "/seconds", "/log"))]
     return [name for name in own if not _equal(states[0].get(name), states[1].get(name))]
 
 

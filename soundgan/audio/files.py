@@ -262,12 +262,29 @@ def _mono(
     at = 0
     for view, frames in known.streams:
         if begin < frames and at < len(mono):
-            with _decoder(path, view) as sound:
-                for block in _blocks(sound, begin, min(len(mono) - at, frames - begin), stop):
-                    mono[at : at + len(block)] = _mixed(block)
-                    at += len(block)
+            for block in _from(path, view, begin, min(len(mono) - at, frames - begin), stop):
+                mono[at : at + len(block)] = _mixed(block)
+                at += len(block)
         begin = max(0, begin - frames)
     return mono[:at]
+
+
+def _from(
+    path: str | Path, view: View | None, begin: int, wanted: int, stop: Callable[[], bool]
+) -> Iterator[np.ndarray]:
+    """`_blocks` from frame `begin` on, also where a decoder cannot seek (GSM, DWVW, NMS and G.721
+    ADPCM, a FLAC whose header lies): then all before is decoded and dropped."""
+    with ExitStack() as opened:
+        sound, before = opened.enter_context(_decoder(path, view)), 0
+        try:
+            if begin:
+                sound.seek(begin)
+        except RuntimeError:
+            sound, before = opened.enter_context(_decoder(path, view)), begin
+        for block in _blocks(sound, 0, before + wanted, stop):
+            if len(block) > before:
+                yield block[before:]
+            before = max(0, before - len(block))
 
 
 def _mixed(block: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ import hashlib
 import os
 import stat
 import time
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from soundgan import files
 from soundgan.console import progress
 from soundgan.dataset import checked_json
 from soundgan.dataset.discovery import Found
+from soundgan.dataset.folders import nfc
 from soundgan.settings import Config
 
 SETTLED = 2.0  # s since a file's last change: a change within them may leave its times as they are
@@ -54,9 +54,10 @@ def fingerprint_of(cfg: Config, found: Found, keep: bool = True) -> str:
     return total.hexdigest()
 
 
-def nfc(name: str) -> str:
-    """The composed Unicode form of a name: some systems store the other one."""
-    return unicodedata.normalize("NFC", name)
+def differ(one: str, other: str) -> bool:
+    """Whether two fingerprints are of other files; one of an earlier version, which has another
+    length, cannot be compared."""
+    return len(one) == len(other) and one != other
 
 
 def key_of(root: Path) -> str:

@@ -28,7 +28,7 @@ from soundgan.report.samples import Samples
 from soundgan.report.score_log import ScoreLog
 from soundgan.settings import Config
 from soundgan.training import checkpoints
-from soundgan.training.log import Log
+from soundgan.training.log import Log, packed_rows
 from soundgan.training.signals import StopSignal
 from soundgan.training.tensorboard import Events
 
@@ -77,15 +77,19 @@ class Recorder:
         same_files: bool,
         stop: StopSignal,
         changed: Mapping[str, object],
+        rows: Mapping | None,
     ) -> Recorder:
         """Open the logs of a run after `epoch` and start a reporter, in this process or another.
 
-        `columns`: of the log. `same_files`, `changed`: see `Reporter`. Raises UserError where a
+        `columns`: of the log, `rows`: what a checkpoint holds of it. `same_files`, `changed`: see
+        `Reporter`. Raises UserError where a
         package lacks or a real clip has gone, OSError.
         """
         events = Events(cfg.run_dir / "tensorboard", epoch) if cfg.tensorboard else None
-        log = Log(cfg.run_dir / "log.csv", columns, epoch, events, every=True)
-        scored = {row["epoch"] for row in ScoreLog.open_log(cfg, epoch).rows}
+        log = Log(cfg.run_dir / "log.csv", columns, epoch, events, every=True, saved=rows)
+        scores = ScoreLog.open_log(cfg, epoch)
+        ScoreLog.keep_rows(cfg, scores)
+        scored = {row["epoch"] for row in scores.rows}
         rest = (epoch, same_files, changed)
         apart = cfg.background == "on" or (cfg.background == "auto" and device.type == "cuda")
         if apart and epoch < cfg.epochs:  # without training there is nothing to hold up
@@ -150,7 +154,8 @@ class Recorder:
         """
         self.wait()
         self._write_log()
-        checkpoints.save_checkpoint(self.cfg.run_dir, state)
+        rows = {"log": packed_rows(self.log.rows, self.log.columns)}
+        checkpoints.save_checkpoint(self.cfg.run_dir, state | rows)
         self._due, self._saved = False, time.monotonic()
 
     def submit(self, snapshot: Snapshot, parts: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from soundgan import tensor_files
 from soundgan.audio.vocoders import Vocoder
 from soundgan.dataset import Clips, Split
 from soundgan.evaluation import scores
@@ -23,8 +24,10 @@ from soundgan.evaluation.evaluator import Evaluator, make_evaluator
 from soundgan.files import read_bytes, set_aside, write_bytes
 from soundgan.models.loading import packed, unpacked
 from soundgan.settings import Config
-from soundgan.training.log import Log
+from soundgan.training.log import Log, misfit_of_log, packed_rows
 from soundgan.training.tensorboard import Events
+
+KEPT = "scores.pt"  # the rows of scores.csv, among the checkpoints
 
 
 class ScoreLog:
@@ -45,8 +48,29 @@ class ScoreLog:
 
     @staticmethod
     def open_log(cfg: Config, epoch: int, events: Events | None = None) -> Log:
-        """scores.csv, of which the rows after `epoch` are dropped."""
-        return Log(cfg.run_dir / "scores.csv", ("epoch", *scores.SCORES), epoch, events)
+        """scores.csv, of which the rows after `epoch` are dropped.
+
+        Its rows stand in `checkpoints/scores.pt`, too, with a checksum: they decide.
+        """
+        kept, saved = cfg.run_dir / "checkpoints" / KEPT, None
+        try:
+            saved = tensor_files.read(kept)
+            if reason := misfit_of_log(saved):
+                raise tensor_files.Damaged(reason)
+        except FileNotFoundError:
+            pass
+        except tensor_files.Damaged as reason:
+            print(f"{kept} is damaged ({reason}): scores.csv alone is gone by.", flush=True)
+            saved = None
+        columns = ("epoch", *scores.SCORES)
+        return Log(cfg.run_dir / "scores.csv", columns, epoch, events, saved=saved)
+
+    @staticmethod
+    def keep_rows(cfg: Config, log: Log) -> None:
+        """Write the rows of scores.csv to `checkpoints/scores.pt`; none: only where it is there."""
+        path = cfg.run_dir / "checkpoints" / KEPT
+        if log.rows or os.path.lexists(path):
+            tensor_files.write(path, packed_rows(log.rows, log.columns))
 
     def write(self, generator: nn.Module, epoch: int, step: int, weights: bytes) -> None:
         """Score a generator; keep its state as the best if its kernel distance is the least.
@@ -68,6 +92,7 @@ class ScoreLog:
         content["seconds"] = time.perf_counter() - start
         scores.write_scores(cfg, epoch, step, "last", content)
         log.write()
+        self.keep_rows(cfg, log)
         tqdm.write(scores.in_short(epoch, content))
 
 

@@ -1,8 +1,8 @@
 """CSV logs of a run, one row an epoch, which a continued run goes on with.
 
 Between two starts a person may have opened a log in a spreadsheet and saved it. What that makes of
-it is read where it can be. Where it cannot, the file is kept under another name before a new one is
-written, and that is said.
+it is read where it can be. A checkpoint holds the rows, too: where the file says something else, or
+cannot be read, it is kept under another name before a new one is written, and that is said.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
 
 from soundgan import files
 from soundgan.console import plural
@@ -29,8 +31,9 @@ class Log:
 
     What is added is kept in memory until it is written, and goes to `events`, if there are any.
     `by`: another column, in whose unit `epoch` is then. `every`: whether every epoch has a row, so
-    that one which lacks is worth a word. Columns that the file has beside `columns` stay in it;
-    those that it lacks are NaN.
+    that one which lacks is worth a word. `saved`: the rows that a checkpoint holds (`packed_rows`);
+    where the file has others, these are taken, and rows after them are the file's. Columns that the
+    file has beside `columns` stay in it; those that it lacks are NaN.
 
     Opening writes only where rows are dropped. Raises OSError where the file cannot be read.
     """
@@ -43,6 +46,7 @@ class Log:
         events: Events | None = None,
         by: str = "epoch",
         every: bool = False,
+        saved: Mapping | None = None,
     ) -> None:
         self.path, self.columns, self.events = path, tuple(columns), events
         self.rows: list[dict[str, float]] = []
@@ -50,7 +54,11 @@ class Log:
         self._more: list[str] = []  # columns of the file that are not ours,
         self._beside: dict[float, list[str]] = {}  # and their cells, by epoch
         self._written = True
-        self._read(epoch)
+        problems = self._read(epoch)
+        if saved is not None:
+            problems += self._compare(unpacked_rows(saved, self.columns, epoch, by))
+        if problems and os.path.lexists(path):
+            self._set_aside(problems)
         if every:
             self._say_gaps(epoch)
         self.write()
@@ -74,13 +82,13 @@ class Log:
         files.write_csv(self.path, [[*self.columns, *self._more], *rows])
         self._written = True
 
-    def _read(self, epoch: int) -> None:
-        """Take over the rows up to `epoch`; set the file aside where others cannot be read."""
+    def _read(self, epoch: int) -> list[str]:
+        """Take over the rows up to `epoch`; returns why others cannot be read."""
         problems = []
         try:
             table = read_table(self.path)
         except FileNotFoundError:
-            return
+            return []
         except NotReadable as reason:
             table, problems = Table(), [str(reason)]
         if table.names and self._by not in table.names:
@@ -104,17 +112,30 @@ class Log:
             else:
                 self._written = False
         self.rows.sort(key=lambda row: row[self._by])
-        self._written = self._written and not table.cut
-        if problems := [*table.problems, *problems]:
-            self._set_aside(problems)
+        return [*table.problems, *problems]
+
+    def _compare(self, saved: list[dict[str, float]]) -> list[str]:
+        """Let the rows be those that were `saved`, and what the file has after them; returns where
+        it has others."""
+        last = max((row[self._by] for row in saved), default=0)
+        known = {row[self._by]: row for row in self.rows if row[self._by] <= last}
+        own = {row[self._by]: row for row in saved}
+        other = sorted(n for n in own.keys() | known.keys() if not _same(own.get(n), known.get(n)))
+        if not other:
+            return []
+        self.rows = saved + [row for row in self.rows if row[self._by] > last]
+        self._written = False
+        if not os.path.lexists(self.path):
+            print(f"{self.path} is gone: written again from the checkpoint.", flush=True)
+        return [f"{self._by} {n}: not what the checkpoint has" for n in other]
 
     def _set_aside(self, problems: Sequence[str]) -> None:
         kept = files.set_aside(self.path)
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        rows = plural(len(self.rows), "row")
         print(
-            f"{self.path} cannot be read in full ({problems[0]}{more}): it is kept as {kept.name}, "
-            f"and a new one begins with the {rows} that can be read.",
+            f"{self.path} is damaged or was changed ({problems[0]}{more}): it is kept as "
+            f"{kept.name}, and a new one begins with the {plural(len(self.rows), 'row')} that are "
+            "known.",
             flush=True,
         )
         self._written = False
@@ -154,6 +175,53 @@ def read_log(path: Path, epoch: int, by: str = "epoch") -> list[dict[str, float]
     return [{name: row.get(name, math.nan) for name in known} for row in rows]
 
 
+# ---- in a checkpoint -----------------------------------------------------------------------------
+
+
+def packed_rows(rows: Sequence[Mapping[str, float]], columns: Sequence[str]) -> dict:
+    """Rows of a log as a checkpoint holds them: names of columns, and float64 `(rows, columns)`."""
+    values = [[row.get(name, math.nan) for name in columns] for row in rows]
+    shape = (len(rows), len(columns))
+    return {
+        "columns": list(columns),
+        "rows": torch.tensor(values, dtype=torch.float64).reshape(shape),
+    }
+
+
+def unpacked_rows(
+    saved: Mapping, columns: Sequence[str], epoch: int, by: str = "epoch"
+) -> list[dict[str, float]]:
+    """The rows up to `epoch` that `packed_rows` made, with these columns (NaN: unknown then)."""
+    rows = [dict(zip(saved["columns"], values)) for values in saved["rows"].tolist()]
+    made = [{name: _typed(name, row.get(name, math.nan)) for name in columns} for row in rows]
+    return [row for row in made if row[by] <= epoch]
+
+
+def misfit_of_log(saved: object) -> str:
+    """Why what a checkpoint holds of a log cannot be used, or ""; None: an older version's."""
+    if saved is None:
+        return ""
+    if not isinstance(saved, Mapping) or {"columns", "rows"} - saved.keys():
+        return "it is no table"
+    columns, rows = saved["columns"], saved["rows"]
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        return "its columns have no names"
+    if not isinstance(rows, torch.Tensor) or rows.dim() != 2 or rows.shape[1] != len(columns):
+        return "its rows are no numbers of its columns"
+    return ""
+
+
+def _typed(name: str, value: float) -> float:
+    return int(value) if name in COUNTED and math.isfinite(value) else value
+
+
+def _same(one: Mapping[str, float] | None, other: Mapping[str, float] | None) -> bool:
+    """Whether two rows hold the same numbers; NaN is none, also of a column that one lacked."""
+    if one is None or other is None:
+        return False
+    return all(a == other[k] or (a != a and other[k] != other[k]) for k, a in one.items())
+
+
 # ---- what is in a file ---------------------------------------------------------------------------
 
 
@@ -168,7 +236,6 @@ class Table:
     names: list[str] = field(default_factory=list)  # of the columns
     rows: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # line, cells by name
     problems: list[str] = field(default_factory=list)
-    cut: bool = False  # whether an interruption cut the last row, which is left out
 
 
 def read_table(path: Path) -> Table:
@@ -217,12 +284,9 @@ def _table(text: str) -> Table:
     table = Table(names)
     for line, words in lines[1:]:
         cells, last = _cells(words, apart), line == lines[-1][0]
-        if len(cells) < len(names) and last:
-            table.cut = True
-        elif len(cells) < len(names) or any(cell.strip() for cell in cells[len(names) :]):
+        if len(cells) < len(names) or any(cell.strip() for cell in cells[len(names) :]):
             table.problems.append(f"line {line}: {len(cells)} cells, not {len(names)}")
         elif last and not ended:
-            table.cut = True
             table.problems.append(f"line {line} has no end, and its last number may be cut")
         else:
             table.rows.append((line, dict(zip(names, cells))))

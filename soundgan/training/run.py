@@ -16,6 +16,7 @@ from soundgan import config_io, dataset, models
 from soundgan.errors import UserError
 from soundgan.settings import Config
 from soundgan.training import checkpoints, distributed
+from soundgan.training.log import misfit_of_log
 from soundgan.training.random_state import random_state, seed_everything, set_random_state
 
 CRITIC_METRICS = ("critic_loss", "wasserstein", "gradient_penalty", "critic_grad_norm")
@@ -152,6 +153,7 @@ class Run:
         )
         reasons["scaler"] = "" if numbers else "it is no table of numbers"
         reasons["held_out"] = checkpoints.misfit_of_rows(state.get("held_out"))
+        reasons["log"] = misfit_of_log(state.get("log"))
         return reasons
 
     def _take_other_batches(self, before: int) -> None:

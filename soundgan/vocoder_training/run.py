@@ -13,6 +13,7 @@ from soundgan.audio import Transform
 from soundgan.errors import Diverged, UserError
 from soundgan.settings import Config
 from soundgan.training import checkpoints
+from soundgan.training.log import misfit_of_log
 from soundgan.training.random_state import random_state, seed_everything
 from soundgan.vocoder_training.losses import Losses
 from soundgan.vocoder_training.networks import build
@@ -134,6 +135,7 @@ class Run:
             reasons[name] = checkpoints.misfit_of_optimiser(getattr(self, name), state[name])
         reasons["sums"] = checkpoints.misfit_of_tensor(self.sums, state["sums"])
         reasons["held_out"] = checkpoints.misfit_of_rows(state.get("held_out"))
+        reasons["log"] = misfit_of_log(state.get("log"))
         return reasons
 
 

@@ -17,7 +17,7 @@ from soundgan.settings import Config
 from soundgan.training import checkpoints, continuing
 from soundgan.training.batches import Batches
 from soundgan.training.devices import explain_memory, pick_device
-from soundgan.training.log import Log
+from soundgan.training.log import Log, packed_rows
 from soundgan.training.signals import StopSignal
 from soundgan.vocoder_training import folder
 from soundgan.vocoder_training.run import METRICS, Run, refuse_changes
@@ -59,7 +59,8 @@ def train(options: Options, recipes: Mapping[str, Config], demo: bool = False) -
             batches = Batches(clips, split.training, cfg, device)
             validation = Validation(cfg, clips, split, options.judge_clips)
             validation.write_originals(run.run_dir)
-            log = Log(run.run_dir / "log.csv", COLUMNS, run.step, by="step")
+            rows = state.get("log") if state else None
+            log = Log(run.run_dir / "log.csv", COLUMNS, run.step, by="step", saved=rows)
             if run.step >= options.steps:
                 print(f"{run.run_dir} is finished after step {run.step}. {_what_next(run)}")
                 return run
@@ -76,7 +77,7 @@ def start_or_continue(
     if state:
         run.restore(state)
         print(f"Continuing {run.run_dir} after step {run.step}.", flush=True)
-        if run.data != clips.fingerprint:
+        if dataset.differ(run.data, clips.fingerprint):
             print("The files are not those of the checkpoint: it goes on with what is there now.")
     elif options.source:
         folder.load_source(options.source, recipe, run.generator)
@@ -103,7 +104,7 @@ def train_steps(
                     write_due(run, validation, log)
                     # Before anything is shown: the terminal may be closed by what stops the run.
                     if stop.name and run.step < steps:
-                        save_and_stop(run, stop.name)
+                        save_and_stop(run, log, stop.name)
                     _show(run, bar, means, took)
                     if run.step == steps:
                         break
@@ -135,23 +136,24 @@ def write_due(run: Run, validation: Validation, log: Log) -> None:
         log.write()
         run.sums.zero_()
         run.since, run.seconds = 0, 0.0
-        save(run)
+        save(run, log)
 
 
-def save(run: Run) -> None:
+def save(run: Run, log: Log) -> None:
     """The checkpoint, then the vocoder as any run can play through it.
 
     Weights without a checkpoint would be taken for a run's remains.
     """
-    checkpoints.save_checkpoint(run.run_dir, run.state())
+    rows = {"log": packed_rows(log.rows, log.columns)}
+    checkpoints.save_checkpoint(run.run_dir, run.state() | rows)
     folder.write_vocoder(run)
 
 
-def save_and_stop(run: Run, signal: str) -> None:
+def save_and_stop(run: Run, log: Log, signal: str) -> None:
     """Raises Interrupted after saving."""
     if run.since:
         run.means()  # never save what has diverged
-    save(run)
+    save(run, log)
     raise Interrupted(
         f"{signal} after step {run.step}: saved in {run.run_dir}; the same command continues."
     )

@@ -39,6 +39,17 @@ def test_formats(tmp_path, how):
     assert seconds == pytest.approx(0.5, abs=0.06)  # MP3 pads
 
 
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32", "NMS_ADPCM_16", "PCM_16"])
+def test_what_cannot_be_sought_is_decoded_from_its_beginning(tmp_path, subtype):
+    """Clip after clip, it is what all of it at once is."""
+    path = tmp_path / "a.wav"
+    t = np.arange(3 * RATE) / RATE
+    path.write_bytes(encoded(0.4 * np.sin(2 * np.pi * (200 + 300 * t) * t), subtype=subtype))
+    whole, _, _ = audio.read_clips(path, RATE, 8192, 0, 7)
+    again = [audio.read_clips(path, RATE, 8192, number)[0][0] for number in range(7)]
+    np.testing.assert_array_equal(np.stack(again), whole)
+
+
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100, 48000, 96000, 192000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
 def test_rates_and_channels(tmp_path, rate, channels):

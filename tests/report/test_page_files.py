@@ -131,7 +131,7 @@ def test_a_sound_is_embedded_as_it_is_not_as_its_header_says(tmp_path):
     assert '"samples/epoch_0001/a.wav": "data:' not in page.embedded_page(run_dir)
 
 
-@pytest.mark.parametrize("value", [None, 1e999, -1, "x; touch /tmp/x", [], {"a": [{}]}, True, "\0"])
+@pytest.mark.parametrize("value", [None, 1e300, -1, "x; touch /tmp/x", [], {"a": [{}]}, True, "\0"])
 def test_whatever_a_foreign_run_says_there_is_a_page(tmp_path, value):
     """And what it says to type names no other command."""
     run_dir = make_run(tmp_path / "run")

@@ -140,7 +140,8 @@ def test_where_work_is_done(small: Config, monkeypatch: pytest.MonkeyPatch) -> N
             cfg = change(small, {"background": chosen})
             for epoch in (0, cfg.epochs):
                 there = torch.device(device)
-                Recorder.open(cfg, [], clips, split, there, epoch, ("epoch",), True, None, {})
+                about = (cfg, [], clips, split, there, epoch, ("epoch",), True, None, {}, None)
+                Recorder.open(*about)
     # By device and epoch; where no training is left, there is nothing to hold up.
     once = "at once"
     assert ways == ["apart", once, once, once, "apart", once, "apart", once, once, once, once, once]

@@ -120,3 +120,50 @@ def test_scores_of_few_clips_are_valid_json(small: Config, monkeypatch, tmp_path
     assert "best" not in written
     assert written["rows"]["generated"]["kernel"] is None
     assert [row["epoch"] for row in Log(small.run_dir / "scores.csv", COLUMNS, 9).rows] == [1, 2]
+
+
+# ---- the rows ------------------------------------------------------------------------------------
+
+
+def kept(cfg: Config, kernels: list[float]) -> bytes:
+    """scores.csv with a row an epoch, and the same rows among the checkpoints; its content."""
+    log = ScoreLog.open_log(cfg, 0)
+    for epoch, kernel in enumerate(kernels, 1):
+        log.add(dict.fromkeys(COLUMNS, math.nan) | {"epoch": epoch, "kernel": kernel})
+    log.write()
+    ScoreLog.keep_rows(cfg, log)
+    return (cfg.run_dir / "scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize("damage", [b"3.25", None])
+def test_rows_of_scores_are_those_that_were_made(small: Config, damage, capsys) -> None:
+    whole = kept(small, [4.0, 3.5])
+    path = small.run_dir / "scores.csv"
+    if damage:
+        path.write_bytes(whole.replace(b"3.5", damage))
+    else:
+        path.unlink()
+    assert [row["kernel"] for row in ScoreLog.open_log(small, 2).rows] == [4.0, 3.5]
+    assert str(path) in capsys.readouterr().out
+    assert path.read_bytes() == whole
+    assert (small.run_dir / "scores.old1.csv").exists() == (damage is not None)
+
+
+def test_damaged_rows_among_the_checkpoints_are_not_gone_by(small: Config, capsys) -> None:
+    whole = kept(small, [4.0, 3.5])
+    path = small.run_dir / "checkpoints" / "scores.pt"
+    path.write_bytes(path.read_bytes()[:-200])
+    log = ScoreLog.open_log(small, 2)
+    assert [row["kernel"] for row in log.rows] == [4.0, 3.5]
+    assert "scores.pt is damaged" in capsys.readouterr().out
+    ScoreLog.keep_rows(small, log)
+    (small.run_dir / "scores.csv").unlink()
+    assert len(ScoreLog.open_log(small, 2).rows) == 2
+    assert (small.run_dir / "scores.csv").read_bytes() == whole
+
+
+def test_a_run_that_goes_back_has_no_later_rows(small: Config) -> None:
+    kept(small, [4.0, 3.5])
+    ScoreLog.keep_rows(small, ScoreLog.open_log(small, 1))
+    (small.run_dir / "scores.csv").unlink()
+    assert [row["epoch"] for row in ScoreLog.open_log(small, 9).rows] == [1]

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from soundgan import files
-from soundgan.training.log import Log, read_log
+from soundgan.training.log import Log, packed_rows, read_log
 
 COLUMNS = ("epoch", "step", "loss")
 ROWS = [{"epoch": 1, "step": 4, "loss": 0.5}, {"epoch": 2, "step": 8, "loss": -1.25e-05}]
@@ -53,7 +53,73 @@ def test_a_log_that_a_crash_or_an_editor_left_is_read(tmp_path):
     log.write()
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines == ["epoch,step,loss", "1,4,0.5", "2,8,0.25", "3,12,1.5"]
-    assert os.listdir(tmp_path) == ["log.csv"]
+    assert sorted(os.listdir(tmp_path)) == ["log.csv", "log.old1.csv"]  # with the row that was cut
+
+
+THREE = [{"epoch": n, "step": 4 * n, "loss": 1 / n if n != 2 else math.nan} for n in (1, 2, 3)]
+
+
+def written(path, rows=THREE):
+    log = Log(path, COLUMNS, 0)
+    for row in rows:
+        log.add(row)
+    log.write()
+    return packed_rows(log.rows, log.columns)
+
+
+def test_rows_that_a_checkpoint_has_are_those_of_the_file(tmp_path, capsys):
+    saved = written(tmp_path / "log.csv")
+    before = (tmp_path / "log.csv").read_bytes()
+    log = Log(tmp_path / "log.csv", COLUMNS, 3, saved=saved)
+    assert [row["epoch"] for row in log.rows] == [1, 2, 3]
+    assert (tmp_path / "log.csv").read_bytes() == before
+    assert capsys.readouterr().out == ""
+    assert len(Log(tmp_path / "log.csv", COLUMNS, 2, saved=saved).rows) == 2
+
+
+@pytest.mark.parametrize("how", ["digit", "row gone", "cut", "noise", "empty", "gone", "more"])
+def test_what_differs_from_the_checkpoint_is_kept_and_said(tmp_path, capsys, how):
+    path = tmp_path / "log.csv"
+    saved = written(path)
+    whole = path.read_bytes()
+    lines = whole.decode().splitlines(keepends=True)
+    damaged = {
+        "digit": whole.replace(b"0.333333", b"0.433333"),
+        "row gone": "".join(lines[:2] + lines[3:]).encode(),
+        "cut": whole[:-6],
+        "noise": os.urandom(len(whole)),
+        "empty": b"",
+        "gone": None,
+        "more": whole + b"2.5,9,1\n",
+    }[how]
+    if damaged is None:
+        path.unlink()
+    else:
+        path.write_bytes(damaged)
+    log = Log(path, COLUMNS, 3, saved=saved)
+    assert str(path) in capsys.readouterr().out
+    log.write()
+    assert path.read_bytes() == whole
+    assert [row["epoch"] for row in log.rows] == [1, 2, 3]
+    if damaged is not None:
+        assert (tmp_path / "log.old1.csv").read_bytes() == damaged
+
+
+def test_rows_that_came_after_the_checkpoint_are_those_of_the_file(tmp_path, capsys):
+    saved = written(tmp_path / "log.csv", THREE[:2])
+    (tmp_path / "log.csv").unlink()
+    written(tmp_path / "log.csv")
+    log = Log(tmp_path / "log.csv", COLUMNS, 3, saved=saved)
+    assert log.rows[2] == THREE[2] | {"loss": 0.333333}
+    assert capsys.readouterr().out == ""
+
+
+def test_a_column_that_the_checkpoint_has_not_is_unknown(tmp_path, capsys):
+    saved = written(tmp_path / "log.csv")
+    log = Log(tmp_path / "log.csv", (*COLUMNS, "new"), 3, saved=saved)
+    assert log.rows[0]["loss"] == 1
+    assert all(math.isnan(row["new"]) for row in log.rows)
+    assert capsys.readouterr().out == ""
 
 
 def test_added_rows_go_to_the_events_too(tmp_path):
