@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ def generate(options: Options) -> list[Path]:
 
     if options.count < 1:
         raise UserError(f"count = {options.count}: must be at least 1 (--count).")
-    run_dir, label = Path(expanded_path(options.run)), unicodedata.normalize("NFC", options.label)
+    run_dir, label = Path(expanded_path(options.run)), files.nfc(options.label)
     cfg, classes, generator = load_run(run_dir, options.weights)
     _check(options, label, classes)
     changes = {

@@ -16,6 +16,7 @@ import secrets
 import shutil
 import stat
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -173,6 +174,11 @@ def refuse_links(folder: Path, names: Sequence[str]) -> None:
 # ---- reading ------------------------------------------------------------------------------------
 
 
+def nfc(name: str) -> str:
+    """The composed Unicode form of a name: some systems store the other one."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
 def is_regular(path: str | Path) -> bool:
     """Whether `path` is, or links to, a regular file: a pipe or a device would never end."""
     try:
@@ -286,7 +292,9 @@ def if_free(path: Path) -> Iterator[bool]:
 @contextmanager
 def _lock_file(path: Path) -> Iterator[int]:
     """The descriptor of a file that holds LOCK_TEXT; raises UserError where it is a link."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags = os.O_RDWR | os.O_CREAT
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # where the system knows them
+        flags |= getattr(os, name, 0)
     try:
         file = os.open(path, flags, 0o644)
     except OSError as error:

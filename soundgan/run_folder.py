@@ -95,7 +95,7 @@ def _plain_names(classes: Sequence[object], path: Path) -> list[str]:
     """Names of classes, in NFC; they become names of files, and nothing may lead elsewhere."""
     if not all(isinstance(name, str) and plain_name(name) for name in classes):
         raise UserError(f"{path} is damaged: its classes are no plain names.")
-    names = [unicodedata.normalize("NFC", name) for name in classes]
+    names = [files.nfc(name) for name in classes]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(f"{path} is damaged: its classes hold {twice[0]!r} twice.")
     return names

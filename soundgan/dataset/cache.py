@@ -22,7 +22,7 @@ from soundgan.dataset import checked_json, stale
 from soundgan.dataset.checked_json import Damaged
 from soundgan.dataset.decoding import Clips, decode_all
 from soundgan.dataset.discovery import Found
-from soundgan.dataset.fingerprint import fingerprint_of, nfc
+from soundgan.dataset.fingerprint import fingerprint_of
 from soundgan.dataset.stale import CLIPS, META
 from soundgan.errors import UserError
 from soundgan.parts import names_of
@@ -242,10 +242,10 @@ def _name_as_found(clips: Clips, folder: Path, cfg: Config, found: Found, keep: 
     clips.root, there = str(found.root), set(found.files)
     if there.issuperset(clips.files):
         return
-    names = {nfc(name): name for name in found.files}
+    names = {files.nfc(name): name for name in found.files}
 
     def now(name: str) -> str:
-        return name if name in there else names.get(nfc(name), name)
+        return name if name in there else names.get(files.nfc(name), name)
 
     clips.files = [now(name) for name in clips.files]
     clips.left_out = [(now(name), reason) for name, reason in clips.left_out]

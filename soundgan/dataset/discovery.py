@@ -26,10 +26,10 @@ from soundgan.dataset.folders import (
     hidden,
     identity,
     leads_to_folder,
-    nfc,
     suffix,
 )
 from soundgan.dataset.layouts import layout, readable
+from soundgan.files import nfc
 
 MAX_NAME_BYTES = 150  # of a class in UTF-8: names of files are made of it, which have 255 at most
 NO_CLASS = "(no class folder)"

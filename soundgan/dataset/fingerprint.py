@@ -22,7 +22,6 @@ from soundgan import files
 from soundgan.console import progress
 from soundgan.dataset import checked_json
 from soundgan.dataset.discovery import Found
-from soundgan.dataset.folders import nfc
 from soundgan.settings import Config
 
 SETTLED = 2.0  # s since a file's last change: a change within them may leave its times as they are
@@ -47,8 +46,10 @@ def fingerprint_of(cfg: Config, found: Found, keep: bool = True) -> str:
         _write(path, now | settled, changed=bool(settled) or len(now) < len(index))
     now |= {name: line for name, (line, _) in fresh.items()}
     total = hashlib.blake2b(digest_size=16)
-    entries = [(nfc(name), _size(now[name]), now[name].rpartition(" ")[2]) for name in found.files]
-    left_out = [(nfc(name), reason) for name, reason in found.left_out]
+    entries = [
+        (files.nfc(name), _size(now[name]), now[name].rpartition(" ")[2]) for name in found.files
+    ]
+    left_out = [(files.nfc(name), reason) for name, reason in found.left_out]
     for entry in sorted(left_out) + sorted(entries):
         total.update(repr(entry).encode(errors="backslashreplace"))
     return total.hexdigest()

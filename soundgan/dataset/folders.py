@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 from soundgan.dataset import products
+from soundgan.files import nfc
 
 AUDIO_EXTENSIONS = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
 AUDIO_EXTENSIONS |= {".aif", ".aiff", ".aifc"}
@@ -22,11 +22,6 @@ SOUNDS = AUDIO_EXTENSIONS | CONVERTIBLE
 TABLES = {".csv", ".json", ".jsonl", ".parquet", ".tsv", ".xls", ".xlsx"}
 
 Identity = tuple[int, int]  # device and number of a file or folder, however it is linked
-
-
-def nfc(name: str) -> str:
-    """The composed Unicode form of a name: some systems store the other one."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def suffix(name: str) -> str:

@@ -14,8 +14,9 @@ import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from soundgan.dataset.folders import Survey, nfc
+from soundgan.dataset.folders import Survey
 from soundgan.errors import UserError
+from soundgan.files import nfc
 
 SPLITS = {  # names of splits -> what they are for
     **dict.fromkeys(("train", "training"), "train"),

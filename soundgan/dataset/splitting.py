@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,7 +78,7 @@ def source_in_name(name: str) -> str:
     The class's own name is no part of it: `7/7_jackson_32.wav` and `8/8_jackson_5.wav` have one
     speaker.
     """
-    name = unicodedata.normalize("NFC", name)
+    name = files.nfc(name)
     stem = os.path.splitext(name.rpartition("/")[2])[0]
     match = next(filter(None, (form.fullmatch(stem) for form in SOURCES)), None)
     if match is None:
@@ -90,12 +89,12 @@ def source_in_name(name: str) -> str:
 
 def source_in_folder(name: str) -> str:
     """Folders between class and file, such as one a speaker or a fold; "" where there are none."""
-    return "/".join(unicodedata.normalize("NFC", name).split("/")[1:-1])
+    return "/".join(files.nfc(name).split("/")[1:-1])
 
 
 def file_itself(name: str) -> str:
     """The file as a source of its own."""
-    return unicodedata.normalize("NFC", name)
+    return files.nfc(name)
 
 
 # ---- the rule -----------------------------------------------------------------------------------
@@ -241,7 +240,7 @@ def _rows(clips: Clips) -> list[Row]:
 
 def _cell(name: str) -> str:
     """A name as the list has it: in one Unicode form, and what `files.write_csv` makes of it."""
-    return files.as_written(unicodedata.normalize("NFC", name))
+    return files.as_written(files.nfc(name))
 
 
 def _record(rows: list[Row], mask: np.ndarray) -> list[Row]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from soundgan import config_io, models
 from soundgan.errors import UserError
+from soundgan.files import nfc
 from soundgan.models.loading import WEIGHTS, load_run
 from soundgan.settings import Config
 from soundgan.training import checkpoints
@@ -82,6 +83,7 @@ def _of_checkpoint(path: Path, state: dict) -> Source:
     names = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     if lacking or not names or not isinstance(constants, dict):
         raise UserError("its checkpoint is none of a run of train.py.")
+    classes = [nfc(name) for name in classes]
     cfg = config_io.from_dict(constants, f"its checkpoint in {path}")
     said = f"its checkpoint of epoch {state.get('epoch')}"
     average = state.get("average")
@@ -146,7 +148,7 @@ def fill(
 
     Raises Misfit.
     """
-    if other := sorted(own.keys() ^ saved.keys()):
+    if other := sorted(map(str, own.keys() ^ saved.keys())):
         raise Misfit(f"{other[0]} is in one of them only")
     filled = {}
     for name, value in own.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import unicodedata
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from soundgan import config_io, dataset, models
 from soundgan.errors import UserError
+from soundgan.files import nfc
 from soundgan.settings import Config
 from soundgan.training import checkpoints, distributed
 from soundgan.training.log import misfit_of_log
@@ -202,7 +202,7 @@ def refuse_other_classes(cfg: Config, classes: list[str], state: dict) -> None:
     names = isinstance(before, list) and all(isinstance(name, str) for name in before)
     reason = "" if names else "they are no list of names"
     checkpoints.refuse_misfit(cfg.run_dir, {"classes": reason})
-    before = [unicodedata.normalize("NFC", name) for name in before]
+    before = [nfc(name) for name in before]
     if before == classes:
         return
     gone, added = sorted(set(before) - set(classes)), sorted(set(classes) - set(before))
