@@ -23,7 +23,7 @@ from soundgan.report import score_log
 from soundgan.report.samples import Samples
 from soundgan.run_folder import read_config
 from soundgan.training import checkpoints
-from soundgan.training.checkpoints import load_checkpoint, save_checkpoint
+from soundgan.training.checkpoints import find_checkpoint, save_checkpoint
 
 # ---- checkpoints ---------------------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ def test_what_is_held_out_stands_in_the_checkpoint_and_in_the_config(small, monk
     cfg = change(small, {"epochs": 1, "holdout": 0.3})
     train.train(cfg)
     listed = (cfg.run_dir / "held_out.csv").read_bytes()
-    rows = load_checkpoint(cfg.run_dir)["held_out"]
+    rows = find_checkpoint(cfg.run_dir).state["held_out"]
     assert len(rows) == 6
     assert read_config(cfg.run_dir)["held_out"] == splitting.summary(rows)
     for damage in (b"file,clip,source\r\n", listed[:-20]):
@@ -296,7 +296,7 @@ def test_what_is_held_out_stands_in_the_checkpoint_and_in_the_config(small, monk
 )
 def test_an_entry_of_another_kind_is_refused_in_one_sentence(small, name, value, reason):
     train.train(change(small, {"epochs": 1}))
-    save_checkpoint(small.run_dir, load_checkpoint(small.run_dir) | {name: value})
+    save_checkpoint(small.run_dir, find_checkpoint(small.run_dir).state | {name: value})
     before = content_of(small.run_dir)
     with pytest.raises(UserError, match=reason) as error:
         train.train(small)
@@ -306,7 +306,7 @@ def test_an_entry_of_another_kind_is_refused_in_one_sentence(small, name, value,
 
 def test_numbers_that_are_none_and_other_shapes_are_refused(small):
     train.train(change(small, {"epochs": 1}))
-    state = load_checkpoint(small.run_dir)
+    state = find_checkpoint(small.run_dir).state
     first = next(iter(state["generator"]))
     good = state["generator"][first].clone()
     for bad, reason in (
@@ -361,7 +361,7 @@ def test_a_closed_terminal_does_not_keep_a_run_from_saving(small, monkeypatch):
     stop_after(3, monkeypatch)
     with pytest.raises(Interrupted):
         train.train(small)
-    assert load_checkpoint(small.run_dir)["step"] == 3
+    assert find_checkpoint(small.run_dir).state["step"] == 3
 
 
 def test_samples_that_lack_are_made_on_continuing(small):

@@ -28,7 +28,7 @@ from soundgan.report import messages
 from soundgan.report.samples import Samples
 from soundgan.run_folder import read_config
 from soundgan.training import objectives
-from soundgan.training.checkpoints import load_checkpoint
+from soundgan.training.checkpoints import find_checkpoint
 from soundgan.training.random_state import seed_everything
 from soundgan.training.run import METRICS, Run
 
@@ -106,7 +106,7 @@ def test_a_signal_finishes_the_step_saves_and_continues_bit_for_bit(
     with pytest.raises(Interrupted, match="the same command continues") as stopped:
         train.train(small)
     assert stopped.value.exit_code == 75
-    state = load_checkpoint(small.run_dir)
+    state = find_checkpoint(small.run_dir).state
     assert state["step"] == step  # the step in which the signal came is finished, no other begun
     monkeypatch.undo()
     continued = train.train(small)
@@ -251,7 +251,7 @@ def test_a_run_that_goes_on_knows_where_its_sounds_are(small, elsewhere, capsys)
         assert train.main([recipe, *without_data(cfg), "--epochs", "2"]) == 0
         said = capsys.readouterr().out
         assert f"The sounds are those of the run: {cfg.data_dir} (--data-dir names others)" in said
-        assert load_checkpoint(cfg.run_dir)["epoch"] == 2
+        assert find_checkpoint(cfg.run_dir).state["epoch"] == 2
         assert "The files are not those of the checkpoint" not in said
         assert not (elsewhere / "data").exists()
 
@@ -305,7 +305,7 @@ def test_a_class_name_with_a_control_character_is_refused_before_anything_is_wri
 def test_moments_lie_like_the_weights_they_belong_to(small):
     """A checkpoint of another device holds them in another order."""
     run = train.train(change(small, {"epochs": 2}))
-    state = load_checkpoint(small.run_dir)
+    state = find_checkpoint(small.run_dir).state
     for name in ("generator_optimiser", "critic_optimiser"):
         for moments in state[name]["state"].values():
             for key in ("exp_avg", "exp_avg_sq"):

@@ -87,16 +87,6 @@ def put_damaged_aside(checkpoint: Checkpoint) -> None:
         os.replace(path, aside)
 
 
-def load_checkpoint(run_dir: Path, put_aside: bool = True) -> dict | None:
-    """What `find_checkpoint` finds; with `put_aside` the damaged ones are renamed then."""
-    checkpoint = find_checkpoint(run_dir)
-    if checkpoint is None:
-        return None
-    if put_aside:
-        put_damaged_aside(checkpoint)
-    return checkpoint.state
-
-
 # ---- the best one --------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from soundgan.report.recorder import Recorder
 from soundgan.report.reporter import SAMPLES, SCORES, Reporter, Snapshot
 from soundgan.settings import Config
 from soundgan.training import checkpoints, objectives
-from soundgan.training.checkpoints import load_checkpoint
+from soundgan.training.checkpoints import find_checkpoint
 from soundgan.training.log import Log, read_log
 from soundgan.training.run import Run
 from soundgan.training.signals import StopSignal
@@ -265,7 +265,7 @@ def test_a_stopped_run_waits_for_its_set(apart: Config, monkeypatch: pytest.Monk
     cfg = change(apart, {"score_every": 0})
     with pytest.raises(Interrupted, match="SIGTERM after step 6: saved"):
         train.train(cfg)
-    assert load_checkpoint(cfg.run_dir)["step"] == 6
+    assert find_checkpoint(cfg.run_dir).state["step"] == 6
     sets = cfg.run_dir / "samples"
     assert len(list((sets / "epoch_0001").glob("*.png"))) == 3
     assert list(sets.glob(".*")) == []
@@ -286,7 +286,7 @@ def test_a_stopped_run_gives_scores_up_and_makes_them_again(
         ) as stopped:
             train.train(apart)
     assert stopped.value.exit_code == 75
-    assert load_checkpoint(apart.run_dir)["step"] == 8
+    assert find_checkpoint(apart.run_dir).state["step"] == 8
     assert not (apart.run_dir / "checkpoints" / "best.pt").exists()
     train.train(change(apart, {"background": "off"}))
     assert_same(apart, here)
@@ -321,4 +321,4 @@ def test_ctrl_c_in_a_terminal_leaves_whole_sets_and_one_sentence(apart: Config) 
     assert len(made) >= 2
     assert {len(list(folder.iterdir())) for folder in made} == {6}
     assert list(sets.glob(".*")) == []
-    assert load_checkpoint(cfg.run_dir)["epoch"] >= len(made)
+    assert find_checkpoint(cfg.run_dir).state["epoch"] >= len(made)

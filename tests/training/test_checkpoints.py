@@ -8,14 +8,18 @@ import torch
 from soundgan import files
 from soundgan.errors import UserError
 from soundgan.training import checkpoints
-from soundgan.training.checkpoints import load_checkpoint, save_checkpoint
+from soundgan.training.checkpoints import (
+    find_checkpoint,
+    put_damaged_aside,
+    save_checkpoint,
+)
 
 
 def test_the_newest_checkpoint_is_loaded_and_the_one_before_kept(tmp_path):
-    assert load_checkpoint(tmp_path) is None
+    assert find_checkpoint(tmp_path) is None
     for epoch in (1, 2, 3):
         save_checkpoint(tmp_path, {"epoch": epoch, "weights": torch.arange(3.0) * epoch})
-    state = load_checkpoint(tmp_path)
+    state = find_checkpoint(tmp_path).state
     assert state["epoch"] == 3
     assert torch.equal(state["weights"], torch.tensor([0.0, 3.0, 6.0]))
     folder = tmp_path / "checkpoints"
@@ -31,7 +35,10 @@ def test_a_damaged_checkpoint_is_put_aside_where_that_is_wanted(tmp_path, put_as
     content = bytearray((folder / "last.pt").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "last.pt").write_bytes(content)
-    assert load_checkpoint(tmp_path, put_aside)["epoch"] == 1
+    found = find_checkpoint(tmp_path)
+    assert found.state["epoch"] == 1
+    if put_aside:
+        put_damaged_aside(found)
     assert f"{folder / 'last.pt'} is damaged" in capsys.readouterr().out
     assert (folder / "damaged-last.pt").exists() == put_aside
     assert (folder / "last.pt").exists() != put_aside
@@ -44,7 +51,7 @@ def test_no_whole_checkpoint_is_an_error_and_renames_nothing(tmp_path):
         (folder / name).write_bytes(b"rubbish")
     for _ in range(2):
         with pytest.raises(UserError, match="No whole checkpoint"):
-            load_checkpoint(tmp_path)
+            find_checkpoint(tmp_path)
     assert sorted(p.name for p in folder.iterdir()) == ["last.pt", "previous.pt"]
 
 
@@ -56,7 +63,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, mo
 
     monkeypatch.setattr(checkpoints.tensor_files.torch, "load", full)
     with pytest.raises(MemoryError):
-        load_checkpoint(tmp_path)
+        find_checkpoint(tmp_path)
     assert (tmp_path / "checkpoints" / "last.pt").exists()
 
 

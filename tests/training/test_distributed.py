@@ -26,7 +26,7 @@ from soundgan.console import friendly
 from soundgan.report import plots
 from soundgan.settings import Config
 from soundgan.training import checkpoints, distributed, objectives
-from soundgan.training.checkpoints import load_checkpoint
+from soundgan.training.checkpoints import find_checkpoint
 from soundgan.training.run import Run
 
 ROOT = Path(train.__file__).parent
@@ -290,7 +290,7 @@ def test_a_run_of_two_stopped_and_continued_is_the_one_never_stopped(
     alone, other = said(tmp_path)
     assert f"Interrupted: SIGTERM after step {step}: saved" in alone
     assert other == ""
-    assert load_checkpoint(small.run_dir)["step"] == step
+    assert find_checkpoint(small.run_dir).state["step"] == step
     assert in_two(trains, small, folder=tmp_path) == [0, 0]
     assert_same(small, two)
 
@@ -306,7 +306,7 @@ def test_two_ranks_start_from_the_networks_of_another_run(small, tmp_path):
     new = {"run_name": "new", "epochs": 1, "init_from": str(small.run_dir)}
     new = change(small, slow | new)
     assert in_two(trains, new, folder=tmp_path) == [0, 0]
-    state = load_checkpoint(new.run_dir)
+    state = find_checkpoint(new.run_dir).state
     for name in ("generator", "critic"):
         for key, value in getattr(first, name).named_parameters():
             torch.testing.assert_close(state[name][key], value.detach(), rtol=0, atol=1e-9)
@@ -330,17 +330,17 @@ def test_a_run_may_change_its_number_of_ranks(small, tmp_path):
     small = change(small, {"epochs": 3})
     assert in_two(trains, change(small, {"epochs": 1}), folder=tmp_path) == [0, 0]
     train.train(change(small, {"epochs": 2}))
-    assert load_checkpoint(small.run_dir)["random_others"] == []
+    assert find_checkpoint(small.run_dir).state["random_others"] == []
     assert in_two(trains, small, folder=tmp_path) == [0, 0]
     rows = log_without_seconds(small)[1:]
     assert [row[:2] for row in rows] == [["1", "4"], ["2", "8"], ["3", "12"]]
     assert all(abs(float(value)) < 1e3 for row in rows for value in row)
-    assert len(load_checkpoint(small.run_dir)["random_others"]) == 1
+    assert len(find_checkpoint(small.run_dir).state["random_others"]) == 1
 
 
 def test_a_checkpoint_of_before_there_were_ranks_is_continued(small, tmp_path):
     train.train(change(small, {"epochs": 1}))
-    state = load_checkpoint(small.run_dir)
+    state = find_checkpoint(small.run_dir).state
     del state["random_others"]
     checkpoints.save_checkpoint(small.run_dir, state)
     assert in_two(trains, small, folder=tmp_path) == [0, 0]
@@ -471,6 +471,6 @@ def test_torchrun_hands_on_a_signal_and_the_run_is_saved(small, tmp_path):
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=SECONDS)
     (step,) = re.findall(r"Interrupted: SIGTERM after step (\d+): saved", text)
-    state = load_checkpoint(cfg.run_dir)
+    state = find_checkpoint(cfg.run_dir).state
     assert state["step"] == int(step)
     assert len(state["random_others"]) == 1

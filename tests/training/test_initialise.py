@@ -17,7 +17,7 @@ from soundgan import files
 from soundgan.config_io import change
 from soundgan.errors import UserError
 from soundgan.settings import Config
-from soundgan.training.checkpoints import load_checkpoint, save_checkpoint
+from soundgan.training.checkpoints import find_checkpoint, save_checkpoint
 from soundgan.training.initialise import class_axes, initialise, read_source
 from soundgan.training.run import Run
 
@@ -153,7 +153,7 @@ def test_a_run_that_goes_on_has_networks_of_its_own(small, sounds, tmp_path):
     new = change(small, {"run_name": "new", "init_from": str(first.cfg.run_dir), "epochs": 1})
     before = train.train(new)
     assert not torch.equal(weights(before.generator), weights(first.generator))
-    state = load_checkpoint(new.run_dir)
+    state = find_checkpoint(new.run_dir).state
     assert {p: p.read_bytes() for p in first.cfg.run_dir.rglob("*") if p.is_file()} == (
         files_of_first  # only read
     )
@@ -191,7 +191,7 @@ def test_a_source_that_is_none_is_refused_before_anything_is_written(small, tmp_
 
 def test_a_damaged_source_is_one_sentence(small, capsys):
     trained(small, CLASSES)
-    state = load_checkpoint(small.run_dir)
+    state = find_checkpoint(small.run_dir).state
     new = change(small, {"run_name": "new"})
     for damage, reason in (
         ({"generator": {"a": 1}}, "do not fit"),

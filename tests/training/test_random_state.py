@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from soundgan.training.checkpoints import load_checkpoint, save_checkpoint
+from soundgan.training.checkpoints import find_checkpoint, save_checkpoint
 from soundgan.training.random_state import random_state, seed_everything, set_random_state
 
 
@@ -20,7 +20,7 @@ def test_random_states_come_back_from_a_checkpoint(tmp_path):
     seed_everything(3)
     save_checkpoint(tmp_path, {"random": random_state(device)})
     before = drawn()
-    set_random_state(load_checkpoint(tmp_path)["random"], device)
+    set_random_state(find_checkpoint(tmp_path).state["random"], device)
     assert drawn() == before
 
 

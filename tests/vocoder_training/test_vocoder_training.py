@@ -26,7 +26,7 @@ from soundgan.config_io import change
 from soundgan.dataset import splitting
 from soundgan.errors import Interrupted, UserError
 from soundgan.settings import Config
-from soundgan.training.checkpoints import load_checkpoint, save_checkpoint
+from soundgan.training.checkpoints import find_checkpoint, save_checkpoint
 from soundgan.training.log import read_log
 from soundgan.vocoder_training import training
 from soundgan.vocoder_training.folder import load_source
@@ -191,7 +191,7 @@ def test_a_stopped_run_is_the_same_run(options, train, monkeypatch):
     parts = train(options)
     assert step == [0, 1, 2, 3, 4, 5]
 
-    states = [load_checkpoint(run.run_dir) for run in (whole, parts)]
+    states = [find_checkpoint(run.run_dir).state for run in (whole, parts)]
     for state in states:
         del state["seconds"], state["log"], state["options"]["run_name"]
     assert same(*states)
@@ -384,7 +384,7 @@ def test_weights_that_a_kill_kept_from_being_written_are_written(options, train)
 
 def test_an_entry_of_another_kind_is_refused(options, train, refused):
     run = train(replace(options, steps=1))
-    state = load_checkpoint(run.run_dir)
+    state = find_checkpoint(run.run_dir).state
     for name, value, reason in (
         ("step", "1", "step: it is no number"),
         ("generator", {}, "generator: it is of another network"),
@@ -411,7 +411,7 @@ def test_a_vocoder_that_goes_on_knows_its_sounds(options, tmp_path, monkeypatch,
     run_dir = Path(options.output_dir) / "vocoder"
     about = json.loads((run_dir / "vocoder.json").read_text())
     assert about["data_root"] == options.data_dir
-    state = load_checkpoint(run_dir)
+    state = find_checkpoint(run_dir).state
     assert (state["step"], state["held_out"]) == (2, [])
     assert about["held_out"] == splitting.summary([])
 
