@@ -149,7 +149,8 @@ def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:
             if not UNFINISHED.fullmatch(entry.name):
                 continue
             with suppress(FileNotFoundError):  # another process has finished or removed it
-                if time.time() - entry.stat(follow_symlinks=False).st_mtime < older_than:
+                age = abs(time.time() - entry.stat(follow_symlinks=False).st_mtime)
+                if age < older_than:  # of the future, where a clock was set back: old, too
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)

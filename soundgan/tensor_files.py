@@ -19,6 +19,7 @@ from soundgan import files
 MARK = b"soundgan blake2b "
 SEAL = re.compile(re.escape(MARK) + rb"[0-9a-f]{32}")
 SEAL_BYTES = len(MARK) + 32
+ARCHIVE = b"PK\x03\x04"  # by which torch.load knows one
 DIRECTORY = 0x10  # attribute of an entry that has no content, whatever else it says
 
 
@@ -47,9 +48,17 @@ def read(path: Path) -> object:
 
     Raises FileNotFoundError; Damaged with the reason; OSError where the file cannot be read.
     """
-    content = files.read_bytes(path)
+    return unpacked(files.read_bytes(path))
+
+
+def unpacked(content: bytes) -> object:
+    """What the content of such a file holds; of one that `torch.save` alone wrote, too.
+
+    Raises Damaged with the reason.
+    """
     try:
-        _check(content)
+        if content[:4] == ARCHIVE:  # else of a PyTorch before 1.6, which kept no checksum at all
+            _check(content)
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
@@ -69,6 +78,8 @@ def _check(content: bytes) -> None:
     if MARK in content[-2 * SEAL_BYTES :]:
         raise ValueError("its checksum is cut")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:  # written before there was a seal
+        if any(entry.compress_type for entry in archive.infolist()):
+            raise ValueError("it is compressed")  # torch.save packs nothing: that can be a trap
         hidden = any(entry.external_attr & DIRECTORY for entry in archive.infolist())
         if hidden or archive.testzip() is not None:
             raise ValueError("a checksum differs")

@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,6 +115,16 @@ class Bases:
         shutil.copytree(self.folder / base, output, copy_function=shutil.copy2)
         return output
 
+    @contextmanager
+    def put_aside(self, output: Path) -> Iterator[None]:
+        """Within it, an output folder is in another place."""
+        aside = self.folder / "aside"
+        os.replace(output, aside)
+        yield
+        shutil.rmtree(output, ignore_errors=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(aside, output)
+
     def command(self, output: Path, command: str, vocoder: str) -> Outcome:
         """Give a command to the run in an output folder; `vocoder`: a folder beside it."""
         run = str(self.scene.run_dir(output))
@@ -160,10 +171,11 @@ def damaged_files(scene: Scene, count: int) -> Iterator[Trial]:
         target = TARGETS[number % len(TARGETS)]
         output = bases.copy(target.base)
         command, done, names, vocoder = _damage(scene, target, output, rng)
-        before = contents(output)
+        before, key = contents(output), (target.base, command, vocoder)
+        with bases.put_aside(output):  # all is made at one path
+            bases.undamaged(*key)
         ended = bases.command(output, command, vocoder)
         trial = Trial("files", number, KIND.format(target.row))
-        key = (target.base, command, vocoder)
         trial = _judged(trial, ended, lambda key=key, o=output: bases.wrong(o, *key))
         if trial.outcome == SURVIVED and trial.how == SAID:
             _, usual = bases.undamaged(*key)

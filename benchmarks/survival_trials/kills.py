@@ -121,7 +121,8 @@ def judged(trial: Trial, ended: Outcome, fine: bool, finished: int) -> Trial:
         return replace(trial, outcome=TRACEBACK, note=ended.last)
     if not fine or ended.hung:
         return replace(trial, outcome=LOST, note=f"exit code {ended.code}: {ended.last}")
-    if finished and (not begun or int(begun[1]) < finished):
+    said = begun or ended.code == 0  # a second kill may come before it says where it begins
+    if finished and said and (not begun or int(begun[1]) < finished):
         return replace(trial, outcome=LOST, note=f"{finished} epochs were done: {ended.last}")
     return trial
 
