@@ -21,7 +21,7 @@ from soundgan.dataset.discovery import (
     find_files,
 )
 from soundgan.dataset.layouts import UNCONDITIONAL, readable
-from soundgan.dataset.summary import by_reason, describe
+from soundgan.dataset.summary import describe, reasons
 from soundgan.errors import UserError
 from soundgan.run_folder import plain_name, read_config
 from soundgan.settings import Config
@@ -91,7 +91,7 @@ def _refuse_empty(cfg: Config, found: Found, demo: bool) -> None:
                 f"{flat[0]}). Put the files of each class into a folder of its own "
                 f"({root}/<class>/*.wav), or {UNCONDITIONAL}."
             )
-        raise UserError(f"No usable sound below {root}: {_reasons(found.left_out)}.")
+        raise UserError(f"No usable sound below {root}: {reasons(found.left_out)}.")
     with suppress(OSError):
         if packed := [n for n in sorted(os.listdir(root)) if n.lower().endswith(ARCHIVES)]:
             raise UserError(f"{root} holds no sounds, but {packed[0]}: unpack it there.")
@@ -119,12 +119,6 @@ def _refuse_long_names(found: Found) -> None:
             )
 
 
-def _reasons(left_out: list[tuple[str, str]]) -> str:
-    """The most frequent reasons to leave files out, with an example each, in one line."""
-    entries = by_reason(left_out)[:3]
-    return "; ".join(f"{count} x {reason} (such as {path})" for count, path, reason in entries)
-
-
 def load(cfg: Config, found: Found, keep: bool = True, demo: bool = False) -> Clips:
     """Decode `found` (or open the cache) and report; with `demo`, write that set where it is empty.
 
@@ -139,7 +133,7 @@ def load(cfg: Config, found: Found, keep: bool = True, demo: bool = False) -> Cl
     start = time.perf_counter()
     clips = load_clips(cfg, found, keep=keep)
     if not len(clips):
-        raise UserError(f"No usable sound below {found.root}: {_reasons(clips.left_out)}.")
+        raise UserError(f"No usable sound below {found.root}: {reasons(clips.left_out)}.")
     print(describe(cfg, clips, found))
     if (mark := found.root / synthetic.MARK).exists():
         own = sorted(set(clips.classes) - set(synthetic.CLASSES))

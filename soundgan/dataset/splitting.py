@@ -12,17 +12,18 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from soundgan import files
+from soundgan import config_io, files
+from soundgan.console import plural
 from soundgan.dataset.cache import load_clips
 from soundgan.dataset.decoding import Clips
 from soundgan.dataset.discovery import class_of, find_files
+from soundgan.dataset.summary import reasons
 from soundgan.errors import UserError
 from soundgan.settings import Config
 
@@ -212,8 +213,8 @@ def split(
         record = [row for row in record if row[:2] not in gone]
         if gone:
             notes.append(
-                f"{len(gone)} clips that this run had held out are copies of clips it trained on "
-                f"(such as {min(gone)[0]}): they are trained on from now on."
+                f"Of the clips that this run had held out, {len(gone)} are trained on from now on, "
+                f"as copies of clips it trained on (such as {min(gone)[0]})."
             )
     else:
         mask = np.zeros(len(clips), bool) if cfg.holdout_dir else hold_out(cfg, clips)
@@ -274,8 +275,6 @@ def _released(record: list[Row], rows: list[Row], mask: np.ndarray) -> set[tuple
 
 def _enough(cfg: Config, clips: Clips, parts: Split, known: bool) -> Split:
     """The split itself; raises UserError where there is too little on one side."""
-    if not len(clips):
-        raise UserError(f"No usable clip below {clips.root}: {_reasons(clips)} (--data-dir).")
     if len(parts.held_out) == 1:
         if cfg.holdout_dir:
             what = f"{cfg.holdout_dir} has one clip to score against"
@@ -291,11 +290,10 @@ def _enough(cfg: Config, clips: Clips, parts: Split, known: bool) -> Split:
         return parts
     apart = f" ({len(clips) - count} more are held out, --holdout 0)" if count < len(clips) else ""
     lower = f", or lower batch_size (--batch-size {count})" if _can_train(cfg, count) else ""
-    usable = "1 usable clip" if count == 1 else f"{count} usable clips"
-    left = f"; of {len(clips.left_out)} left out: {_reasons(clips)}" if clips.left_out else ""
+    left = f"; left out: {reasons(clips.left_out)}" if clips.left_out else ""
     raise UserError(
-        f"{usable} to train on below {clips.root}{apart}, and batch_size is {cfg.batch_size}: "
-        f"bring more sounds{lower}{left}."
+        f"{plural(count, 'usable clip')} to train on below {clips.root}{apart}, and batch_size is "
+        f"{cfg.batch_size}: bring more sounds{lower}{left}."
     )
 
 
@@ -305,13 +303,6 @@ def _can_train(cfg: Config, batch_size: int) -> bool:
     except UserError:
         return False
     return True
-
-
-def _reasons(clips: Clips) -> str:
-    """Why files were left out, the commonest reasons with an example each."""
-    counts = Counter(reason for _, reason in clips.left_out).most_common(3)
-    example = {reason: name for name, reason in reversed(clips.left_out)}
-    return "; ".join(f"{n} x {why} (such as {example[why]})" for why, n in counts) or "no file"
 
 
 def _said(
@@ -359,15 +350,14 @@ def _from_folder(
         replace(recording, label=labels[names[row]])
         for row, recording in zip(rest, recordings(there, rest) if there else [])
     ]
-    said = f"{len(apart)} clips of {cfg.holdout_dir} are for scoring only"
+    said = f"{plural(len(apart), 'clip')} of {cfg.holdout_dir} are for scoring only"
     if copies:
         example = f"{there.files[copies[0]]} = {known[there.digests[copies[0]]]}"
-        said += f"; {len(copies)} copies of training clips (such as {example}) are left out"
+        said += f"; left out as copies of training clips: {len(copies)} (such as {example})"
     if not apart:
         raise UserError(
-            f"holdout_dir = {cfg.holdout_dir!r}: all of its {len(copies)} clips are copies of "
-            f"training clips (such as {example}): name sounds that are not trained on "
-            "(--holdout-dir)."
+            f"holdout_dir = {cfg.holdout_dir!r}: all of its clips are copies of training clips "
+            f"(such as {example}): name sounds that are not trained on (--holdout-dir)."
             if copies
             else f"holdout_dir = {cfg.holdout_dir!r}: holds no usable clip of the classes "
             f"{', '.join(clips.classes)} (--holdout-dir)."
@@ -398,8 +388,8 @@ def is_whole(run_dir: Path) -> bool:
 def _fact(run_dir: Path) -> object:
     """What config.json says of the list, or None."""
     try:
-        return json.loads(files.read_bytes(run_dir / "config.json")).get("held_out")
-    except (OSError, ValueError, AttributeError, RecursionError):  # whoever needs it says so
+        return config_io.read_json(run_dir / "config.json").get("held_out")
+    except (OSError, ValueError, AttributeError):  # whoever needs it says so
         return None
 
 
@@ -438,7 +428,7 @@ def _recall(
         return record, True, []
     if not reason:
         counted = fact.get("clips") if isinstance(fact, dict) else "?"
-        reason = f"does not name the {counted} clips that this run held out"
+        reason = f"does not name the {plural(counted, 'clip')} that this run held out"
     if saved is not None:
         source, found = "from the checkpoint", [(str(f), int(n), str(s)) for f, n, s in saved]
     else:
@@ -447,7 +437,7 @@ def _recall(
         raise UserError(_lost(path, reason))
     if not found and record is None and reason == "is gone":
         return found, True, []  # nothing was held out, and nothing is lost
-    return found, True, [f"{path} {reason}: restored {source} ({len(found)} clips)."]
+    return found, True, [f"{path} {reason}: restored {source} ({plural(len(found), 'clip')})."]
 
 
 def _lost(path: Path, reason: str) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soundgan import files
+from soundgan.console import plural
 from soundgan.dataset import checked_json
 
 CACHE_DAYS = 30  # after which what no run has used is removed
@@ -114,8 +115,8 @@ def remove_stale(cache: Path, fingerprint: str, replaced: str = "") -> None:
 def _what(some: list[Entry]) -> str:
     counts = {kind: sum(entry.kind == kind for entry in some) for kind in NAMES}
     sets, references = counts["set"] + counts["unfinished"], counts["reference"]
-    names = [f"{sets} decoded set{'s' * (sets != 1)}"] if sets or not references else []
-    names += [f"{references} reference{'s' * (references != 1)} of the scores"] * bool(references)
+    names = [plural(sets, "decoded set")] if sets or not references else []
+    names += [f"{plural(references, 'reference')} of the scores"] if references else []
     size = sum(entry.size for entry in some)
     unit, name = (2**30, "GiB") if size >= 2**30 else (2**20, "MiB")
     return f"{' and '.join(names)} ({size / unit:.1f} {name})"

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+from soundgan.console import plural
 from soundgan.dataset.decoding import Clips
 from soundgan.dataset.discovery import Found
 from soundgan.settings import Config
@@ -15,17 +16,10 @@ REASONS = 8  # most reasons to leave files out that are listed
 STRETCH = re.compile(r" from [\d.]+ to [\d.]+ s$")  # behind the name of a file used in part
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 clip`, `2 clips`, `2 classes`."""
-    plural = "es" if noun.endswith("s") else "s"
-    return f"{number} {noun}{'' if number == 1 else plural}"
-
-
 def describe(cfg: Config, clips: Clips, found: Found) -> str:
     """Classes, clips, seconds used and there, rates, copies, and what was left out and why."""
     lines = [
-        f"{counted(len(clips), 'clip')} in {counted(len(clips.classes), 'class')} "
-        f"below {clips.root}"
+        f"{plural(len(clips), 'clip')} in {plural(len(clips.classes), 'class')} below {clips.root}"
     ]
     lines += _classes(cfg, clips)
     lines += _cut(cfg, clips)
@@ -52,7 +46,7 @@ def _classes(cfg: Config, clips: Clips) -> list[str]:
         of = f" of {there:>9.1f} s" if cfg.sound.cut == "first" else ""
         rates = sorted({clips.rates[i] for i in own})
         lines.append(
-            f"  {name:<{width}}  {counted(len(own), 'clip'):>12}  {used:>9.1f} s{of}  "
+            f"  {name:<{width}}  {plural(len(own), 'clip'):>12}  {used:>9.1f} s{of}  "
             f"{', '.join(map(str, rates[:4]))}{', ...' if len(rates) > 4 else ''} Hz"
         )
     return lines
@@ -99,14 +93,14 @@ def _left_out(clips: Clips) -> list[str]:
         return []
     whole = {path for path, _ in clips.left_out if not STRETCH.search(path)}
     parts = {STRETCH.sub("", path) for path, _ in clips.left_out} - whole
-    counts = [counted(len(whole), "file")] if whole else []
-    counts += [f"parts of {counted(len(parts), 'file')}"] if parts else []
+    counts = [plural(len(whole), "file")] if whole else []
+    counts += [f"parts of {plural(len(parts), 'file')}"] if parts else []
     lines = [f"Left out: {', and '.join(counts)}"]
     reasons = by_reason(clips.left_out)
     for count, path, reason in reasons[:REASONS]:
         lines.append(f"  {count} x {reason} (such as {path})")
     if rest := reasons[REASONS:]:
-        lines.append(f"  {sum(r[0] for r in rest)} x {counted(len(rest), 'other reason')}")
+        lines.append(f"  {sum(r[0] for r in rest)} x {plural(len(rest), 'other reason')}")
     return lines
 
 
@@ -123,3 +117,9 @@ def by_reason(left_out: Sequence[tuple[str, str]]) -> list[tuple[int, str, str]]
         for entries in reasons.values()
     ]
     return sorted(counts, key=lambda entry: -entry[0])
+
+
+def reasons(left_out: Sequence[tuple[str, str]], most: int = 3) -> str:
+    """The most frequent reasons to leave files out, with an example each, in one line."""
+    entries = by_reason(left_out)[:most]
+    return "; ".join(f"{count} x {reason} (such as {path})" for count, path, reason in entries)

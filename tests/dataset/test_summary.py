@@ -10,7 +10,8 @@ import soundfile
 
 from soundgan import dataset
 from soundgan.config_io import change
-from soundgan.dataset.summary import by_reason, counted
+from soundgan.console import plural
+from soundgan.dataset.summary import by_reason
 
 
 def said(cfg) -> list[str]:
@@ -19,10 +20,10 @@ def said(cfg) -> list[str]:
 
 
 def test_numbers_and_nouns():
-    assert counted(1, "clip") == "1 clip"
-    assert counted(2, "clip") == "2 clips"
-    assert counted(1, "class") == "1 class"
-    assert counted(0, "class") == "0 classes"
+    assert plural(1, "clip") == "1 clip"
+    assert plural(2, "clip") == "2 clips"
+    assert plural(1, "class") == "1 class"
+    assert plural(0, "class") == "0 classes"
 
 
 def test_seconds_used_beside_seconds_there(small, sounds):
