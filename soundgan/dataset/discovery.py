@@ -8,7 +8,6 @@ the folder it lies in, however many links lead to it.
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -16,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from soundgan.console import shell_path
 from soundgan.dataset import products
 from soundgan.dataset.folders import (
     AUDIO_EXTENSIONS,
@@ -99,7 +99,7 @@ def conversion(found: Found) -> str:
     if not kinds:
         return ""
     counts = readable([f"{count} {kind}" for kind, count in kinds.items()])
-    root = shlex.quote(f"./{found.root}" if str(found.root).startswith("-") else str(found.root))
+    root = shell_path(found.root)
     pattern = " -o ".join(f"-iname '*{kind}'" for kind in kinds)
     return (
         f"Files of a format that is not read lie below {found.root}: {counts}. This makes WAV "

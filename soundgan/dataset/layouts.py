@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from soundgan.console import shell_path
 from soundgan.dataset.folders import Survey
 from soundgan.errors import UserError
 from soundgan.files import nfc
@@ -75,7 +75,7 @@ def _split(root: str, survey: Survey, loose: bool, option: str) -> Layout | None
     training = [name for name, kind in kinds.items() if kind == "train"]
     others = [name for name, kind in kinds.items() if kind in ("val", "test")]
     if kinds and option != "--data-dir":
-        one = shlex.quote(os.path.join(root, (others or training)[0]))
+        one = shell_path(os.path.join(root, (others or training)[0]))
         raise UserError(
             f"{root} holds {readable(list(kinds))}, which are splits: name one ({option} {one})."
         )
@@ -83,7 +83,7 @@ def _split(root: str, survey: Survey, loose: bool, option: str) -> Layout | None
         inner = os.path.join(root, look.folders[0])
         return Layout(inner) if survey.look(inner).folders else None
     if len(training) == 1:
-        apart = shlex.quote(os.path.join(root, others[0]))
+        apart = shell_path(os.path.join(root, others[0]))
         beside = [name for name in kinds if not kinds[name]]
         rest = f"; {readable(beside)} beside them, too" if beside else ""
         said = (
@@ -93,7 +93,7 @@ def _split(root: str, survey: Survey, loose: bool, option: str) -> Layout | None
         return Layout(os.path.join(root, training[0]), [said])
     if not kinds or loose:
         return None
-    one = shlex.quote(os.path.join(root, (training or others)[0]))
+    one = shell_path(os.path.join(root, (training or others)[0]))
     raise UserError(
         f"{readable(list(kinds))} below {root} are splits of one data set, and not classes: name "
         f"the one to train on ({option} {one})."
@@ -158,7 +158,7 @@ def _deeper(root: str, survey: Survey) -> str:
         return ""
     return (
         f"{names[0]} is the only class, for sounds lie right in it. If its folders "
-        f"({readable(folders)}) are the classes: --data-dir {shlex.quote(only)}."
+        f"({readable(folders)}) are the classes: --data-dir {shell_path(only)}."
     )
 
 
@@ -187,9 +187,7 @@ def _refuse_folds(top: str, root: str, survey: Survey, option: str) -> None:
     first = os.path.join(root, folds[0])
     table = _table(top, root, survey)
     labels = f"; what each sound is stands in {table}" if table else ""
-    one = (
-        f", name one of them ({option} {shlex.quote(first)})" if survey.look(first).folders else ""
-    )
+    one = f", name one of them ({option} {shell_path(first)})" if survey.look(first).folders else ""
     raise UserError(
         f"{readable(folds)} below {root} are folds of one data set, and not classes{labels}: sort "
         f"the sounds into one folder a class{one}, or {UNCONDITIONAL}."

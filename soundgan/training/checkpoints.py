@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from soundgan import files, tensor_files
+from soundgan.console import shell_path
 from soundgan.errors import UserError
 from soundgan.training.random_state import set_random_state
 
@@ -96,7 +96,7 @@ def offer_of_best(run_dir: Path) -> str:
     if (state := read_best(run_dir)) is None:
         return ""
     epoch = state.get("epoch")
-    where = f"cp {shlex.quote(str(best))} {shlex.quote(str(last))}"
+    where = f"cp {shell_path(best)} {shell_path(last)}"
     return f" Or go on from the best epoch ({epoch}): {where}, then the same command again."
 
 

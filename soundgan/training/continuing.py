@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from collections.abc import Collection
 from pathlib import Path
 
 from soundgan import dataset, files, run_folder
+from soundgan.console import shell_path
 from soundgan.errors import UserError
 from soundgan.settings import Config
 from soundgan.training import checkpoints
@@ -36,7 +36,7 @@ def refuse_folder(run_dir: Path, again: str) -> None:
             f"{run_dir} has no checkpoint to go on from but best.pt: nothing there is touched. "
             f"Start another run beside it with --run-name NAME.{offer}"
         )
-    run_folder.refuse_weights(run_dir, f"{again} {shlex.quote(str(run_dir))}")
+    run_folder.refuse_weights(run_dir, f"{again} {shell_path(run_dir)}")
 
 
 def find_checkpoint(cfg: Config) -> Checkpoint | None:
@@ -89,7 +89,7 @@ def prepare_folder(
     """
     if kept is None and run_folder.is_used(cfg.run_dir, unit):
         dataset.split(cfg, clips, known=False, keep=False)
-        make_room(cfg.run_dir, None, done, unit)
+        run_folder.begin_anew(cfg.run_dir, unit)
     saved = kept.state.get("held_out") if kept else None
     split = dataset.split(cfg, clips, known=kept is not None, saved=saved)
     print(split.said, flush=True)
@@ -99,18 +99,12 @@ def prepare_folder(
     return split
 
 
-def make_room(
-    run_dir: Path, checkpoint: Checkpoint | None, number: int, unit: str = "epoch"
-) -> None:
+def make_room(run_dir: Path, checkpoint: Checkpoint, number: int, unit: str) -> None:
     """Bring a run's folder to where its checkpoint stands: `number` epochs (or another unit).
 
-    Without a checkpoint, what an earlier run left is set aside. Else sets of samples that come
-    later are, until the run has made the same again; logs are copied where it goes on from an
-    earlier checkpoint than was ever written.
+    Sets of samples that come later are set aside until the run has made the same again; logs are
+    copied where it goes on from an earlier checkpoint than was ever written.
     """
-    if checkpoint is None:
-        run_folder.begin_anew(run_dir, unit)
-        return
     copies = _copy_logs(run_dir, checkpoint, number, unit)
     checkpoints.put_damaged_aside(checkpoint)
     kept = run_folder.set_aside_after(run_dir, number, unit)
@@ -131,9 +125,12 @@ def _copy_logs(run_dir: Path, checkpoint: Checkpoint, number: int, unit: str) ->
     another loss: a newer checkpoint is damaged, the best one was put in its place, or there are
     scores of a later epoch, before which a checkpoint was written.
     """
-    later = {
-        name: any(row[unit] > number for row in read_log(run_dir / name, math.inf, by=unit))
+    later = [
+        name
         for name in ("log.csv", "scores.csv")
-    }
-    lost = bool(checkpoint.damaged) or later["scores.csv"] or checkpoints.is_best(checkpoint)
-    return [files.copy_aside(run_dir / name) for name in later if lost and later[name]]
+        if any(row[unit] > number for row in read_log(run_dir / name, math.inf, by=unit))
+    ]
+    if not later:
+        return []
+    lost = checkpoint.damaged or "scores.csv" in later or checkpoints.is_best(checkpoint)
+    return [files.copy_aside(run_dir / name) for name in later] if lost else []
