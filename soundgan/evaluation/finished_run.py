@@ -58,12 +58,7 @@ def _saved_list(run_dir: Path) -> list | None:
 
 
 def _real_sounds(cfg: Config, classes: list[str]) -> dataset.Clips:
-    found = dataset.find_clips(cfg)
-    if not found.files:
-        raise UserError(
-            f"The real sounds are not in {cfg.data_dir} any more: say where they are (--data-dir)."
-        )
-    clips = dataset.load(cfg, found)
+    clips = dataset.load(cfg, dataset.find_clips(cfg))
     if cfg.conditional and clips.classes != classes:
         raise UserError(
             f"{cfg.data_dir} holds the classes {', '.join(clips.classes)}, and {cfg.run_dir} was "

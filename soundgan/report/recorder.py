@@ -82,8 +82,7 @@ class Recorder:
         """Open the logs of a run after `epoch` and start a reporter, in this process or another.
 
         `columns`: of the log, `rows`: what a checkpoint holds of it. `same_files`, `changed`: see
-        `Reporter`. Raises UserError where a
-        package lacks or a real clip has gone, OSError.
+        `Reporter`. Raises UserError where a package lacks or a real clip has gone, OSError.
         """
         events = Events(cfg.run_dir / "tensorboard", epoch) if cfg.tensorboard else None
         log = Log(cfg.run_dir / "log.csv", columns, epoch, events, every=True, saved=rows)
