@@ -225,9 +225,12 @@ def decoded(content: bytes) -> str:
         return content.decode("cp1252", "replace")
 
 
-def digest(content: object) -> str:
-    """32 hexadecimal digits (BLAKE2b) of bytes, or of an array as it lies in memory."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+def digest(*contents: object) -> str:
+    """32 hexadecimal digits (BLAKE2b) of bytes or arrays, as they lie in memory, joined."""
+    total = hashlib.blake2b(digest_size=16)
+    for content in contents:
+        total.update(content)
+    return total.hexdigest()
 
 
 def digest_of_file(path: str | Path) -> str:

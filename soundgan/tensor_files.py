@@ -70,9 +70,9 @@ def _check(content: bytes) -> None:
     """Raise an exception where a checksum differs."""
     seal = content[-SEAL_BYTES:]
     if SEAL.fullmatch(seal):
-        archive = bytearray(memoryview(content)[:-SEAL_BYTES])
-        archive[-2:] = bytes(2)
-        if files.digest(archive) != seal[len(MARK) :].decode():
+        # Of the archive as it was before there was a comment, whose length stood at its end.
+        archive = memoryview(content)[: -SEAL_BYTES - 2]
+        if files.digest(archive, bytes(2)) != seal[len(MARK) :].decode():
             raise ValueError("a checksum differs")
         return
     if MARK in content[-2 * SEAL_BYTES :]:

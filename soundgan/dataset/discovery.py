@@ -132,6 +132,7 @@ class _Walk:
         self.found = Found(Path(root))
         self.folders: dict[Identity, str] = {}  # all that were entered
         self.sounds: dict[int, str] = {}  # number of each sound's file -> its first path
+        self.made: dict[str, bool] = {}  # folders that links lead to, and those around them
         self.above: set[Identity] = set()
         for parent in Path(root).resolve().parents:
             with suppress(OSError):
@@ -249,14 +250,21 @@ class _Walk:
                 return [(name, OTHER, LEADS_UP)]
             return [(name, OTHER, f"a link to {there}, where its sounds count")]
         real = Path(self._path(name)).resolve()
-        for folder in (real, *real.parents):
-            if identity(str(folder)) in self.above:
+        for folder in map(str, (real, *real.parents)):
+            if identity(folder) in self.above:
                 break
-            with suppress(OSError):
-                if products.is_made(str(folder), os.listdir(folder)):
-                    self.survey.ours.add(self._path(name))
-                    return []
+            if self._is_made(folder):
+                self.survey.ours.add(self._path(name))
+                return []
         return self._below(name)
+
+    def _is_made(self, folder: str) -> bool:
+        """`products.is_made`, once a folder: thousands of links may lead into one."""
+        if folder not in self.made:
+            self.made[folder] = False
+            with suppress(OSError):
+                self.made[folder] = products.is_made(folder, os.listdir(folder))
+        return self.made[folder]
 
     def _are_one(self, first: str, second: str) -> bool:
         """Whether two paths lead to one file, as their numbers say; some file systems have none."""

@@ -150,7 +150,7 @@ def _sources(source_of: Callable[[str], str], clips: Clips, held: np.ndarray) ->
 
     Sources that have a copy of one clip in them are one.
     """
-    head: dict[tuple, tuple] = {}  # a forest: names of sources and digests of clips that are linked
+    head: dict[tuple, tuple] = {}  # union-find over names of sources and digests of clips
 
     def root(node: tuple) -> tuple:
         while head.setdefault(node, node) != node:

@@ -39,7 +39,7 @@ def packed(weights: Mapping[str, Tensor], about: Mapping[str, object]) -> bytes:
 
 
 def _digest(weights: Mapping[str, Tensor], about: Mapping[str, object]) -> str:
-    return files.digest(to_safetensors(dict(weights)) + json.dumps(dict(about)).encode())
+    return files.digest(to_safetensors(dict(weights)), json.dumps(dict(about)).encode())
 
 
 def unpacked(content: bytes) -> tuple[dict[str, Tensor], dict]:
