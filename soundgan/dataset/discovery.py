@@ -37,7 +37,7 @@ NOT_IN_CLASS = "not in a class folder"
 IRREGULAR = "not a regular file (a pipe or a device)"
 DANGLING = "a link that leads nowhere"
 NOT_FETCHED = "a link to what git-annex has not fetched (git annex get .)"
-GENERATED = "made by generate.py, as its name says"
+GENERATED = "made by generate.py, as its name says (rename it to train on it)"
 LEADS_UP = "a link to a folder that it lies in"
 
 

@@ -32,10 +32,12 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 def find_clips(cfg: Config, demo: bool = False) -> Found:
     """The audio files of `data_dir`, with what a run's own classes say of its layout.
 
-    Raises UserError where there is nothing to train on; with `demo`, an empty or missing folder is
-    none of that: the synthetic set may be written there.
+    Raises UserError where there is nothing to train on, or no folder `holdout_dir`; with `demo`, an
+    empty or missing `data_dir` is none of that: the synthetic set may be written there.
     """
     readable_folder(cfg.data_dir, "data_dir", missing=demo)
+    if cfg.holdout_dir:
+        readable_folder(cfg.holdout_dir, "holdout_dir")
     known = _classes_of_run(cfg)
     found = find_files(cfg.data_dir, not cfg.conditional, [cfg.output_dir], known)
     if not found.files:

@@ -295,7 +295,7 @@ def test_generated_sounds_among_others_are_known_by_their_names(tmp_path):
     assert found.files == ["dog/1.wav", "dog/seed_0001.wav"]
     assert dict(found.left_out) == dict.fromkeys(
         ("dog/dog_seed42_0000.wav", "dog/dog_seed7_spread1.5_0012-2.wav", "old/dog_seed1_0001.wav"),
-        "made by generate.py, as its name says",
+        "made by generate.py, as its name says (rename it to train on it)",
     )
 
 
