@@ -160,7 +160,9 @@ def test_what_is_no_folder_is_one_sentence(small, tmp_path, path, said):
 
 def test_a_folder_to_score_against_that_is_not_there_is_said_first(small, tmp_path):
     cfg = change(small, {"holdout_dir": str(tmp_path / "gone")})
-    with pytest.raises(UserError, match=r"holdout_dir = .*: there is no such folder .--holdout-dir"):
+    with pytest.raises(
+        UserError, match=r"holdout_dir = .*: there is no such folder .--holdout-dir"
+    ):
         dataset.find_clips(cfg)
 
 
