@@ -29,6 +29,7 @@ from soundgan.settings import Config
 from soundgan.training.devices import explain_memory, pick_device
 
 MAX_SECONDS = 600  # longest sound that is made at a time
+MAX_SPREAD = 10  # as in a recipe
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def generate(options: Options) -> list[Path]:
         raise UserError(f"count = {options.count}: must be at least 1 (--count).")
     run_dir, label = Path(expanded_path(options.run)), files.nfc(options.label)
     cfg, classes, generator = load_run(run_dir, options.weights)
-    _check(options, label, classes)
+    _check(options, label, classes, cfg.sound.sample_rate)
     changes = {
         "vocoder": expanded_path(options.vocoder) or cfg.vocoder,
         "generator.latent_spread": options.latent_spread or cfg.generator.latent_spread,
@@ -117,7 +118,7 @@ def _settings(options: Options, cfg: Config, own: Config, vocoder: str) -> str:
     return "".join(text for text, is_other in differs.items() if is_other)
 
 
-def _check(options: Options, label: str, classes: list[str]) -> None:
+def _check(options: Options, label: str, classes: list[str], rate: int) -> None:
     if label and label not in classes:
         near = nearest(label, classes) if classes else "it was trained without labels."
         raise UserError(f"{options.run} knows no class {label!r}: {near}")
@@ -126,6 +127,13 @@ def _check(options: Options, label: str, classes: list[str]) -> None:
     if not 0 <= options.seconds <= MAX_SECONDS:
         raise UserError(
             f"seconds = {options.seconds:g}: must lie between 0 and {MAX_SECONDS} (--seconds)."
+        )
+    if options.seconds and round(options.seconds * rate) < 1:
+        raise UserError(f"seconds = {options.seconds:g}: less than one sample (--seconds).")
+    if options.latent_spread and not 0 < options.latent_spread <= MAX_SPREAD:
+        raise UserError(
+            f"latent_spread = {options.latent_spread:g}: must be over 0 and at most {MAX_SPREAD} "
+            "(--latent-spread)."
         )
 
 
@@ -139,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Wrote {many} to {folder}, such as {written[0].name}")
         if not (folder / files.GENERATED_MARK).exists():
             print(
-                f"{folder} holds other files, too: training on it would take these sounds for "
-                "data. Give them a folder of their own with --out."
+                f"{folder} holds other files, too: training knows these sounds there by their "
+                "names alone. Give them a folder of their own with --out."
             )
     return outcome.code
 

@@ -51,7 +51,7 @@ from soundgan.settings import Config
 from soundgan.training import checkpoints, continuing, cuda_graph, distributed
 from soundgan.training.batches import Batches
 from soundgan.training.devices import explain_memory, pick_device
-from soundgan.training.initialise import Source, find_source, initialise
+from soundgan.training.initialise import Source, find_source, initialise, with_doubts
 from soundgan.training.random_state import random_state
 from soundgan.training.run import (
     CRITIC_METRICS,
@@ -343,6 +343,8 @@ def train(cfg: Config, changed: dict | None = None, demo: bool = False) -> Run:
             run = distributed.after_first(start_or_continue, cfg, clips, device, state, source)
             run.others = distributed.from_others(random_state, device)
             split = distributed.on_first(continuing.prepare_folder, cfg, clips, kept, run.epoch)
+            if source:
+                split = with_doubts(source, cfg, split, run.data)
             run.held_out = [list(row) for row in split.record]
             if state is None and cfg.sound.standardise and not cfg.init_from:
                 distributed.first_alone(run.standardise, clips, split.training)

@@ -107,17 +107,33 @@ def as_written(cell: str) -> str:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill, which takes the place of `folder` when all is in it."""
+    """Yield an empty folder to fill, which takes the place of `folder` when all is in it.
+
+    What stands there and holds more than the new one (a user's own file among the sounds), or is no
+    folder, is set aside, and that is said.
+    """
     unfinished = unfinished_beside(folder)
     with naming(folder):
         unfinished.mkdir(parents=True)
         try:
             yield unfinished
-            shutil.rmtree(folder, ignore_errors=True)
+            if os.path.lexists(folder):
+                if _holds_more(folder, unfinished):
+                    print(f"{folder} is kept as {set_aside(folder)}.", flush=True)
+                else:
+                    shutil.rmtree(folder)
             unfinished.rename(folder)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
+
+
+def _holds_more(folder: Path, new: Path) -> bool:
+    """Whether something would be lost that the folder `new` does not hold."""
+    if folder.is_symlink() or not folder.is_dir():
+        return True
+    names = {entry.name for entry in os.scandir(folder) if not UNFINISHED.fullmatch(entry.name)}
+    return bool(names - {entry.name for entry in os.scandir(new)})
 
 
 def set_aside(path: Path) -> Path:

@@ -83,9 +83,32 @@ def test_a_folder_is_filled_before_it_takes_the_place_of_the_old_one(tmp_path):
         raise KeyboardInterrupt
     assert [path.name for path in folder.iterdir()] == ["a.wav"]
     with files.whole_folder(folder) as inside:
+        (inside / "a.wav").write_bytes(b"2")
         (inside / "b.wav").write_bytes(b"2")
-    assert [path.name for path in folder.iterdir()] == ["b.wav"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.wav", "b.wav"]
+    assert (folder / "a.wav").read_bytes() == b"2"
     assert [path.name for path in tmp_path.iterdir()] == ["epoch_0002"]
+
+
+@pytest.mark.parametrize("what", ["own file", "file", "link"])
+def test_what_a_new_folder_has_not_is_set_aside(tmp_path, capsys, what):
+    folder, mine = tmp_path / "real", tmp_path / "mine"
+    mine.mkdir()
+    if what == "own file":
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+    elif what == "file":
+        folder.write_text("mine")
+    else:
+        (mine / "notes.txt").write_text("mine")
+        folder.symlink_to(mine)
+    with files.whole_folder(folder) as inside:
+        (inside / "a.wav").write_bytes(b"1")
+    assert [path.name for path in folder.iterdir()] == ["a.wav"]
+    assert not folder.is_symlink()
+    kept = tmp_path / "real.old1"
+    assert (kept if what == "file" else kept / "notes.txt").read_text() == "mine"
+    assert str(kept) in capsys.readouterr().out
 
 
 # ---- locks ---------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_a_folder_of_generated_sounds_is_marked_unless_it_holds_others(run, tmp_
     for name in ("new", "new", "empty", "own"):
         assert "holds other files, too" not in capsys.readouterr().out
         sounds_of(run.cfg.run_dir, tmp_path / name, *one)
-    assert "own holds other files, too: training on it would" in capsys.readouterr().out
+    assert "own holds other files, too: training knows" in capsys.readouterr().out
     assert generate.main([str(run.cfg.run_dir), *one]) == 0
     marked = run.cfg.run_dir / "generated" / files.GENERATED_MARK
     assert marked.read_bytes() == files.GENERATED_TEXT

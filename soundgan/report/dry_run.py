@@ -47,7 +47,7 @@ def dry_run(cfg: Config, start: Start, step: Step, kind: Kind, may_write: bool) 
         run = start(cfg, clips, device, state, source)
         vocoder, note = audio.load_vocoder(cfg, device, fetch=False)
         print(note or f"Vocoder {vocoder.name}: loaded and tried.")
-        done = run.epoch, run.step
+        done = run.epoch, run.step_in_epoch
         saved = state.get("held_out") if state else None
         split = dataset.split(cfg, clips, known=state is not None, keep=False, saved=saved)
         print(split.said)
@@ -98,9 +98,10 @@ def time_of_step(run: Run, x: Tensor, labels: Tensor, step: Step, kind: Kind) ->
 def report(
     run: Run, clips: dataset.Clips, an_epoch: int, done: tuple[int, int], seconds: float
 ) -> None:
-    """Print what the run would do and take; `done`: its epochs and steps before the timing."""
+    """Print what the run would do and take; `done`: its epochs, and steps in the
+    one that is begun, before the timing."""
     cfg, (epoch, step) = run.cfg, done
-    steps = cfg.epochs * an_epoch - step
+    steps = (cfg.epochs - epoch) * an_epoch - step
     left = range(epoch + 1, cfg.epochs + 1)
     sets, scorings = sum(map(cfg.is_sampled, left)), sum(map(cfg.is_scored, left))
     weights = sum(p.numel() for net in (run.generator, run.critic) for p in net.parameters())

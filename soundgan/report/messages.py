@@ -10,7 +10,7 @@ from soundgan.training.run import Run
 
 def estimate(run: Run, steps: int, seconds: float) -> str:
     """How long a run on a CPU takes, at `seconds` a step and so many steps an epoch."""
-    left = (run.cfg.epochs * steps - run.step) * seconds
+    left = ((run.cfg.epochs - run.epoch) * steps - run.step_in_epoch) * seconds
     few = run.epoch + max(1, round(600 / (seconds * steps)))
     text = f"On this CPU a step takes {seconds:.2g} s: the run needs another {duration(left)}."
     if few < run.cfg.epochs:

@@ -8,13 +8,14 @@ shapes that the networks take with one class more, so that it holds for every ki
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from soundgan import config_io, models
+from soundgan.dataset import Split
 from soundgan.errors import UserError
 from soundgan.files import nfc
 from soundgan.models.loading import WEIGHTS, load_run
@@ -42,6 +43,8 @@ class Source:
     generator: State
     critic: State | None
     average: State | None
+    data: str = ""  # fingerprint of the files that it was trained on; "": unknown
+    held_out: list = field(default_factory=list)  # rows (file, clip, source) of its held_out.csv
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -87,9 +90,11 @@ def _of_checkpoint(path: Path, state: dict) -> Source:
     cfg = config_io.from_dict(constants, f"its checkpoint in {path}")
     said = f"its checkpoint of epoch {state.get('epoch')}"
     average = state.get("average")
-    return Source(
-        str(path), said, cfg, classes, state["generator"], state["critic"], average or None
-    )
+    networks = (state["generator"], state["critic"], average or None)
+    rows = state.get("held_out")
+    unknown = rows is None or bool(checkpoints.misfit_of_rows(rows))
+    data = "" if unknown else str(state.get("data"))
+    return Source(str(path), said, cfg, classes, *networks, data, [] if unknown else rows)
 
 
 def _of_weights(path: Path) -> Source:
@@ -173,6 +178,28 @@ def fill(
     return filled
 
 
+def with_doubts(source: Source, cfg: Config, split: Split, data: str) -> Split:
+    """A split that says so where the other run may have been trained on what is held out here.
+
+    `data`: fingerprint of this run's files. What the other run held out of the same files is new to
+    its networks, and so is the same `holdout_dir`; of all else nothing is known.
+    """
+    if cfg.holdout_dir and cfg.holdout_dir == source.cfg.holdout_dir:
+        return split
+    known = {tuple(row[:2]) for row in source.held_out} if source.data == data else set()
+    seen = len(split.held_out)
+    if split.record:
+        seen = sum(tuple(row[:2]) not in known for row in split.record)
+    if not seen:
+        return split
+    doubt = (
+        f"{source.folder} may have been trained on {seen} of the {len(split.held_out)} clips that "
+        "are held out here: scores may flatter, and copies of these stay unseen."
+    )
+    print(doubt, flush=True)
+    return replace(split, said=f"{split.said} {doubt}")
+
+
 # ---- messages ------------------------------------------------------------------------------------
 
 
@@ -184,6 +211,12 @@ def _differences(cfg: Config, source: Source, parts: tuple[str, ...]) -> list[st
 
 
 def _refusal(cfg: Config, source: Source, reason: str) -> str:
+    if source.cfg.recipe != cfg.recipe:
+        return (
+            f"--init-from {source.folder} is a run of the recipe {source.cfg.recipe}, and its "
+            f"networks do not fit those of {cfg.recipe} ({reason}): begin with its recipe, or "
+            "leave --init-from out."
+        )
     differences = _differences(cfg, source, OF_NETWORKS)
     why = f"constants differ: {'; '.join(differences)}" if differences else "it is damaged"
     return (

@@ -192,6 +192,11 @@ def refuse_other_constants(cfg: Config, state: dict) -> None:
             "--run-name NAME."
         )
     old, new = config_io.flatten(constants), config_io.flat(cfg)
+    if old.get("recipe") != cfg.recipe:
+        raise UserError(
+            f"{cfg.run_dir} is a run of the recipe {old.get('recipe')}, and not of {cfg.recipe}: "
+            "continue it with its own, or start another run beside it with --run-name NAME."
+        )
     changes = [f"{n} {old.get(n)} -> {new.get(n)}" for n in config_io.must_match(old, new)]
     checkpoints.refuse_changes(cfg.run_dir, changes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import shrunk, weights
@@ -15,10 +16,11 @@ import config
 import train
 from soundgan import files
 from soundgan.config_io import change
+from soundgan.dataset import Recording, Split
 from soundgan.errors import UserError
 from soundgan.settings import Config
 from soundgan.training.checkpoints import find_checkpoint, save_checkpoint
-from soundgan.training.initialise import class_axes, initialise, read_source
+from soundgan.training.initialise import Source, class_axes, initialise, read_source, with_doubts
 from soundgan.training.run import Run
 
 CPU = torch.device("cpu")
@@ -207,3 +209,32 @@ def test_a_damaged_source_is_one_sentence(small, capsys):
     files.write_bytes(small.run_dir / "checkpoints" / "previous.pt", b"rubbish")
     with pytest.raises(UserError, match="holds no checkpoint and no weights"):
         started(new, CLASSES, small)
+
+
+# ---- what may have been trained on ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "rows", "folders", "seen"),
+    [
+        ("same", [("a/1.wav", 0, ""), ("a/2.wav", 0, "")], ("", ""), 0),
+        ("same", [("a/1.wav", 0, "")], ("", ""), 1),
+        ("other", [("a/1.wav", 0, ""), ("a/2.wav", 0, "")], ("", ""), 2),
+        ("same", [], ("", ""), 2),
+        ("other", [], ("h", "h"), 0),
+        ("other", [], ("h", ""), 2),
+    ],
+)
+def test_what_the_other_run_may_have_heard_is_said(small, capsys, data, rows, folders, seen):
+    """What is held out here has to be new to the networks, or the scores flatter."""
+    there, here = (change(small, {"holdout_dir": folder}) for folder in folders[::-1])
+    source = Source("other", "", there, CLASSES, {}, None, None, data, rows)
+    record = [] if here.holdout_dir else [("a/1.wav", 0, ""), ("a/2.wav", 0, "")]
+    recordings = [Recording(Path(f"a/{n}.wav"), 0, 0, "") for n in (1, 2)]
+    split = Split(np.arange(3), recordings, "2 clips are held out.", record)
+    after = with_doubts(source, here, split, "same")
+    said = capsys.readouterr().out
+    assert (f"{seen} of the 2 clips" in after.said) == (seen > 0)
+    assert after.said.startswith(split.said)
+    assert bool(said) == (seen > 0)
+    assert (after.record, after.held_out) == (split.record, split.held_out)
