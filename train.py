@@ -345,7 +345,7 @@ def train(cfg: Config, changed: dict | None = None, demo: bool = False) -> Run:
             split = distributed.on_first(continuing.prepare_folder, cfg, clips, kept, run.epoch)
             if source:
                 split = with_doubts(source, cfg, split, run.data)
-            run.held_out = [list(row) for row in split.record]
+            run.held_out, run.held_out_digests = [list(row) for row in split.record], split.digests
             if state is None and cfg.sound.standardise and not cfg.init_from:
                 distributed.first_alone(run.standardise, clips, split.training)
             distributed.broadcast(*run.networks)

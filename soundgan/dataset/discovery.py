@@ -81,9 +81,18 @@ def find_files(
     ours = [path for path in ours if not any(path.startswith(f"{other}/") for other in ours)]
     if ours:
         found.notes.append(f"Left out below {data_dir}, as made by this program: {readable(ours)}.")
+    if apart := _set_apart(where.root):
+        found.notes.append(f"Ignored, for their names begin with _: {readable(apart)}.")
     if advice := conversion(found):
         found.notes.append(advice)
     return found
+
+
+def _set_apart(root: str) -> list[str]:
+    """Folders right below `root` that are ignored for their names, those of systems aside."""
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith("_") and entry.is_dir()]
+    return sorted(name for name in names if name != "__MACOSX")
 
 
 def conversion(found: Found) -> str:

@@ -58,9 +58,14 @@ def leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+OF_SYSTEMS = {  # folders that Windows, Linux and network drives put among others
+    *("$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle", "#snapshot", "@eaDir"),
+}
+
+
 def hidden(name: str, is_dir: bool) -> bool:
     """Whether a file or folder is none of the user's sounds by its name."""
-    return name.startswith((".", "_") if is_dir else ".")
+    return name.startswith((".", "_") if is_dir else ".") or (is_dir and name in OF_SYSTEMS)
 
 
 @dataclass

@@ -60,7 +60,8 @@ def layout(top: str, survey: Survey, loose: bool, classes: Collection[str], opti
     if not loose:
         _refuse_folds(top, found.root, survey, option)
         _refuse_table(top, found.root, survey)
-        if note := _deeper(found.root, survey) or _generic(found.root, survey):
+        notes = (kind(found.root, survey) for kind in (_deeper, _alike, _generic))
+        if note := next(filter(None, notes), ""):
             found.notes.append(note)
     return found
 
@@ -159,6 +160,26 @@ def _deeper(root: str, survey: Survey) -> str:
     return (
         f"{names[0]} is the only class, for sounds lie right in it. If its folders "
         f"({readable(folders)}) are the classes: --data-dir {shell_path(only)}."
+    )
+
+
+def _alike(root: str, survey: Survey) -> str:
+    """What to say where all classes hold folders of the same names, and no sound beside them.
+
+    Those may be speakers, or the classes of a set that lies there in parts.
+    """
+    names = survey.look(root).folders
+    looks = [survey.look(os.path.join(root, name)) for name in names]
+    if len(names) < 2 or any(look.sounds for look in looks):
+        return ""
+    shared = set.intersection(*({nfc(name) for name in look.folders} for look in looks))
+    if not shared:
+        return ""
+    one = shell_path(os.path.join(root, names[0]))
+    return (
+        f"{readable(names)} are the classes, and hold folders of the same names "
+        f"({readable(sorted(shared))}). If these are the classes, put them together in one folder, "
+        f"or name one of the former (--data-dir {one})."
     )
 
 

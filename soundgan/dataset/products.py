@@ -18,12 +18,15 @@ RUN_FILES = {  # of a run, and keys in it that tell it from other files of that 
 IN_CACHE = re.compile(r"[0-9a-f]{16}(\.lock)?|(evaluator|files)-[0-9a-f-]+\.\w+")  # in a cache
 # Names of generated sounds, for those that lie among others.
 GENERATED = re.compile(r".+_seed\d+.*_\d{4,}(-\d+)?\.wav", re.DOTALL)
+SET = re.compile(r"(epoch|step)_\d{4,}")  # a set of samples
 MOST = 1 << 24  # bytes of a file of RUN_FILES that are read
 
 
 def is_made(folder: str, names: Iterable[str]) -> bool:
     """Whether a folder that holds these names is a run, or was marked by `generate.py`."""
     names = set(names)
+    if names & {"real", "original"} and any(map(SET.fullmatch, names)):
+        return True  # the samples of a run, without it
     if files.GENERATED_MARK in names:
         with suppress(OSError):
             path = Path(folder, files.GENERATED_MARK)

@@ -62,6 +62,7 @@ class Split:
     held_out: list[Recording]
     said: str  # one sentence: how many, by what rule
     record: list[Row] = field(default_factory=list)  # rows of held_out.csv
+    digests: list[str] = field(default_factory=list)  # of all clips that this run ever held out
 
 
 def recordings(clips: Clips, rows: Iterable[int]) -> list[Recording]:
@@ -196,21 +197,28 @@ def split(
     known: bool,
     keep: bool = True,
     saved: Sequence[Sequence] | None = None,
+    digests: Sequence[str] = (),
 ) -> Split:
     """Part the clips into those to train on and those to score against.
 
     With `known`, the run's own list decides: `saved`, where its checkpoint has one, else
     `held_out.csv`. Clips that came later are trained on unless their source, or a copy of them, is
-    held out: what was trained on once is never scored against. Without `known`, the rule decides.
+    held out (`digests`: of what was held out before, under whatever name it is there now): what was
+    trained on once is never scored against. Without `known`, the rule decides.
     The list is written where it differs (`keep`). Raises UserError where the list is lost, less
     than a batch is left to train on, or too little to score against.
     """
     rows = _rows(clips)
     if known:
         record, disjoint, notes = _recall(cfg, clips, saved)
-        mask = _listed(record, rows, clips.digests, disjoint)
+        mask = _listed(record, rows, clips.digests, disjoint, digests)
         gone = _released(record, rows, mask)
         record = [row for row in record if row[:2] not in gone]
+        if (lost := len({row[:2] for row in record} - {row[:2] for row in rows})) and mask.any():
+            notes.append(
+                f"{lost} of the {plural(len(record), 'clip')} that this run held out "
+                f"{'is' if lost == 1 else 'are'} not there any more under that name."
+            )
         if gone:
             notes.append(
                 f"Of the clips that this run had held out, {len(gone)} are trained on from now on, "
@@ -225,7 +233,9 @@ def split(
     else:
         apart = recordings(clips, np.flatnonzero(mask))
         said = _said(cfg, clips, rows, mask, record if known else None)
-    parts = _enough(cfg, clips, Split(training, apart, said, record), known)
+    held = {clips.digests[i] for i in np.flatnonzero(mask)}
+    own = sorted(held | (set(digests) if known else set()))
+    parts = _enough(cfg, clips, Split(training, apart, said, record, own), known)
     for note in notes:
         print(note, flush=True)
     if keep and (record or not known or os.path.lexists(cfg.run_dir / NAME)):
@@ -252,16 +262,22 @@ def _record(rows: list[Row], mask: np.ndarray) -> list[Row]:
 
 
 def _listed(
-    record: list[Row], rows: list[Row], digests: Sequence[str], disjoint: bool
+    record: list[Row],
+    rows: list[Row],
+    digests: Sequence[str],
+    disjoint: bool,
+    before: Sequence[str] = (),
 ) -> np.ndarray:
     """Which clips a run's list holds out, as a mask; no sound is on both sides.
 
     `disjoint`: whether the list was made so. Then a copy of a listed clip came later, and is held
-    out; else it may have been trained on, and neither is.
+    out; else it may have been trained on, and neither is. `before`: digests of clips that were
+    held out, whose files may have other names by now.
     """
     clips, sources = {row[:2] for row in record}, {row[2] for row in record} - {""}
     listed = np.array([row[:2] in clips for row in rows], bool)
     copies = {digests[i] for i in np.flatnonzero(listed)} if disjoint else set()
+    copies |= set(before)
     mask = np.array([row[2] in sources or d in copies for row, d in zip(rows, digests)], bool)
     mask |= listed
     trained = {digests[i] for i in np.flatnonzero(~mask)}

@@ -76,9 +76,16 @@ def _copies(cfg: Config, clips: Clips) -> list[str]:
         return []
     index, other = copies[0]
     such = f"such as {_clip(cfg, clips, index)} = {_clip(cfg, clips, other)}"
-    if len(copies) == 1:
-        return [f"  1 clip is a copy of another ({such})"]
-    return [f"  {len(copies)} clips are copies of others ({such})"]
+    said = "1 clip is a copy of another" if len(copies) == 1 else f"{len(copies)} clips are copies"
+    said += "" if len(copies) == 1 else " of others"
+    lines = [f"  {said} ({such})"]
+    labels = clips.labels
+    if other := [pair for pair in copies if labels[pair[0]] != labels[pair[1]]]:
+        index, first_one = other[0]
+        such = f"such as {_clip(cfg, clips, index)} = {_clip(cfg, clips, first_one)}"
+        many = "1 of them lies" if len(other) == 1 else f"{len(other)} of them lie"
+        lines.append(f"  {many} in another class than the first of its kind ({such})")
+    return lines
 
 
 def _clip(cfg: Config, clips: Clips, index: int) -> str:

@@ -91,7 +91,8 @@ def prepare_folder(
         dataset.split(cfg, clips, known=False, keep=False)
         run_folder.begin_anew(cfg.run_dir, unit)
     saved = kept.state.get("held_out") if kept else None
-    split = dataset.split(cfg, clips, known=kept is not None, saved=saved)
+    before = (kept.state.get("held_out_digests") or []) if kept else []
+    split = dataset.split(cfg, clips, known=kept is not None, saved=saved, digests=before)
     print(split.said, flush=True)
     if kept:
         make_room(cfg.run_dir, kept, done, unit)

@@ -55,6 +55,7 @@ class Run:
     seconds: float = 0.0  # spent on this epoch
     data: str = ""  # fingerprint of the files
     held_out: list[list] | None = None  # rows of held_out.csv; None: an older version's checkpoint
+    held_out_digests: list[str] = field(default_factory=list)  # of these clips
     others: list[dict] = field(default_factory=list)  # random states of ranks 1, 2, ..., on rank 0
 
     @classmethod
@@ -110,7 +111,11 @@ class Run:
         state["average"] = self.average.state_dict() if self.average else None
         state |= {name: getattr(self, name) for name in (*COUNTERS, "sums", "classes")}
         state |= {"config": config_io.to_dict(self.cfg), "random": random_state(self.device)}
-        return state | {"random_others": self.others, "held_out": self.held_out}
+        return (
+            state
+            | {"random_others": self.others, "held_out": self.held_out}
+            | {"held_out_digests": self.held_out_digests}
+        )
 
     def restore(self, state: dict) -> None:
         """Put this run where a checkpoint left it.
@@ -133,6 +138,7 @@ class Run:
             setattr(self, name, state[name])
         self.sums.copy_(state["sums"])
         self.held_out = state.get("held_out")
+        self.held_out_digests = state.get("held_out_digests", [])
         checkpoints.restore_random(self.cfg.run_dir, state["random"], self.device)
         self._take_other_batches(state["config"].get("batch_size", self.cfg.batch_size))
 
@@ -153,6 +159,9 @@ class Run:
         )
         reasons["scaler"] = "" if numbers else "it is no table of numbers"
         reasons["held_out"] = checkpoints.misfit_of_rows(state.get("held_out"))
+        digests = state.get("held_out_digests", [])
+        texts = isinstance(digests, list) and all(isinstance(own, str) for own in digests)
+        reasons["held_out_digests"] = "" if texts else "it is no list of texts"
         reasons["log"] = misfit_of_log(state.get("log"))
         return reasons
 

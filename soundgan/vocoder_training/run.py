@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -55,6 +55,7 @@ class Run:
     seconds: float = 0.0  # the same
     data: str = ""  # fingerprint of the files
     held_out: list[list] | None = None  # rows of held_out.csv; None: an older version's checkpoint
+    held_out_digests: list[str] = field(default_factory=list)  # of these clips
 
     @classmethod
     def start(cls, options: Options, recipe: Config, device: torch.device) -> Run:
@@ -101,7 +102,7 @@ class Run:
         state = {name: getattr(self, name).state_dict() for name in NETWORKS}
         state |= {name: getattr(self, name) for name in (*COUNTERS, "sums")}
         state |= {"options": to_dict(self.options), "random": random_state(self.device)}
-        return state | {"held_out": self.held_out}
+        return state | {"held_out": self.held_out} | {"held_out_digests": self.held_out_digests}
 
     def restore(self, state: dict) -> None:
         """Put this run where a checkpoint left it.
@@ -116,6 +117,7 @@ class Run:
             setattr(self, name, state[name])
         self.sums.copy_(state["sums"])
         self.held_out = state.get("held_out")
+        self.held_out_digests = state.get("held_out_digests", [])
         checkpoints.restore_random(self.run_dir, state["random"], self.device)
         before, now = state["options"].get("batch_size"), self.options.batch_size
         if before != now:
@@ -135,6 +137,9 @@ class Run:
             reasons[name] = checkpoints.misfit_of_optimiser(getattr(self, name), state[name])
         reasons["sums"] = checkpoints.misfit_of_tensor(self.sums, state["sums"])
         reasons["held_out"] = checkpoints.misfit_of_rows(state.get("held_out"))
+        digests = state.get("held_out_digests", [])
+        texts = isinstance(digests, list) and all(isinstance(own, str) for own in digests)
+        reasons["held_out_digests"] = "" if texts else "it is no list of texts"
         reasons["log"] = misfit_of_log(state.get("log"))
         return reasons
 

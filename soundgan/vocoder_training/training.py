@@ -52,7 +52,7 @@ def train(options: Options, recipes: Mapping[str, Config], demo: bool = False) -
         with StopSignal() as stop, explain_memory(advice):
             run = start_or_continue(options, recipe, clips, device, state)
             split = continuing.prepare_folder(cfg, clips, kept, run.step, unit="step")
-            run.held_out = [list(row) for row in split.record]
+            run.held_out, run.held_out_digests = [list(row) for row in split.record], split.digests
             folder.prepare(run, clips, split)
             if kept and kept.path.name == "last.pt":  # a kill may have come before it was written
                 folder.write_vocoder(run)

@@ -95,6 +95,31 @@ def test_one_class_with_folders_beside_its_sounds_is_said(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("parts", [("sounds", "sounds (1)"), ("set-001/in", "set-002/in")])
+def test_parts_of_one_set_are_said(tmp_path, parts):
+    touch(tmp_path, *(f"{part}/{name}" for part in parts for name in CLASSES))
+    found = dataset.find_files(tmp_path)
+    assert found.folders == [part.split("/")[0] for part in parts]
+    shared = "(in)" if "/" in parts[0] else "(a, b and c)"
+    assert f"hold folders of the same names {shared}" in " ".join(found.notes)
+
+
+def test_folders_of_systems_are_no_classes_and_what_is_set_apart_is_said(tmp_path):
+    others = ("$RECYCLE.BIN/S-1/1.wav", "#recycle/1.wav", "a/@eaDir/1.wav", "__MACOSX/a/1.wav")
+    touch(tmp_path, *CLASSES, *others, "_background_noise_/1.wav")
+    found = dataset.find_files(tmp_path)
+    assert found.files == list(CLASSES)
+    assert found.folders == ["a", "b", "c"]
+    assert found.notes == ["Ignored, for their names begin with _: _background_noise_."]
+
+
+def test_samples_of_a_run_are_no_class(tmp_path):
+    touch(tmp_path, *CLASSES, "samples/real/a.wav", "samples/epoch_0001/a.wav")
+    found = dataset.find_files(tmp_path)
+    assert found.files == list(CLASSES)
+    assert found.notes == [f"Left out below {tmp_path}, as made by this program: samples."]
+
+
 def test_names_that_say_nothing_are_said(tmp_path):
     touch(tmp_path, "audio/1.wav", "audio/2.wav")
     found = dataset.find_files(tmp_path)

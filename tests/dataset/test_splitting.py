@@ -397,6 +397,29 @@ def test_copies_that_come_later_go_to_the_side_of_what_they_copy(
     assert (cfg.run_dir / NAME).read_bytes() == content
 
 
+def test_a_clip_that_was_renamed_stays_held_out(
+    begun: tuple, capsys: pytest.CaptureFixture
+) -> None:
+    cfg, split, _ = begun
+    out = split.record[0][0]
+    there = [name for name in FILES if name != out]
+    clips = clips_of(sorted([*there, "dög/quite another.wav"]), {"dög/quite another.wav": out})
+    again = dataset.split(cfg, clips, known=True, saved=split.record, digests=split.digests)
+    assert {r.path.name for r in again.held_out} == {
+        "quite another.wav",
+        *(Path(row[0]).name for row in split.record[1:]),
+    }
+    assert (
+        "1 of the 3 clips that this run held out is not there any more" in capsys.readouterr().out
+    )
+    assert again.digests == split.digests
+    # And it is known for good, whatever it is called next.
+    gone = clips_of(there)
+    assert dataset.split(cfg, gone, True, saved=split.record, digests=split.digests).digests == (
+        split.digests
+    )
+
+
 def test_what_a_run_of_before_trained_on_is_not_scored_against(
     begun: tuple, capsys: pytest.CaptureFixture
 ) -> None:
