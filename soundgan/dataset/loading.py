@@ -83,6 +83,7 @@ def _classes_of_run(cfg: Config) -> list[str]:
 def _refuse_empty(cfg: Config, found: Found, demo: bool) -> None:
     """Raise UserError that says why no sound was found, unless the demo set may be written."""
     root = found.root
+    own = f" {' '.join(found.notes)}" if found.notes else ""
     if found.left_out:
         if advice := conversion(found):
             raise UserError(advice)
@@ -91,7 +92,7 @@ def _refuse_empty(cfg: Config, found: Found, demo: bool) -> None:
             raise UserError(
                 f"No sound in a class folder below {root}: {len(flat)} lie beside (such as "
                 f"{flat[0]}). Put the files of each class into a folder of its own "
-                f"({root}/<class>/*.wav), or {UNCONDITIONAL}."
+                f"({root}/<class>/*.wav), or {UNCONDITIONAL}.{own}"
             )
         raise UserError(f"No usable sound below {root}: {reasons(found.left_out)}.")
     with suppress(OSError):
@@ -99,7 +100,6 @@ def _refuse_empty(cfg: Config, found: Found, demo: bool) -> None:
             raise UserError(f"{root} holds no sounds, but {packed[0]}: unpack it there.")
     if demo:
         return
-    own = f" {' '.join(found.notes)}" if found.notes else ""
     raise UserError(
         f"data_dir = {cfg.data_dir!r} holds no sounds: put them into {root}/<class>/, or name "
         f"another folder (--data-dir).{own}"
