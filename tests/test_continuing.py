@@ -290,6 +290,8 @@ def test_what_is_held_out_stands_in_the_checkpoint_and_in_the_config(small, monk
         ("critic", 3, "critic: it is no table of tensors"),
         ("critic_optimiser", {"state": {}, "param_groups": []}, "critic_optimiser: its groups"),
         ("held_out", [["a", "b", "c"]], "held_out: they are no rows"),
+        ("held_out_digests", "abc", "held_out_digests: it is no list of texts"),
+        ("log", {"columns": ["epoch"], "rows": 3}, "log: its rows are no numbers"),
         ("scaler", {"scale": "x"}, "scaler: it is no table of numbers"),
         ("config", 7, r"it lacks config\)"),
     ],

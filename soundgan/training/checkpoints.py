@@ -174,6 +174,12 @@ def misfit_of_rows(rows: object) -> str:
     return "" if fits else "they are no rows of file, clip and source"
 
 
+def misfit_of_texts(value: object) -> str:
+    """Why a list of texts cannot be used, or ""."""
+    fits = isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return "" if fits else "it is no list of texts"
+
+
 def misfit_of_tensors(own: Mapping[str, Tensor], saved: object) -> str:
     """Why a state dict cannot fill a network whose state dict is `own`, or ""."""
     if not isinstance(saved, Mapping):

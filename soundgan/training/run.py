@@ -160,8 +160,7 @@ class Run:
         reasons["scaler"] = "" if numbers else "it is no table of numbers"
         reasons["held_out"] = checkpoints.misfit_of_rows(state.get("held_out"))
         digests = state.get("held_out_digests", [])
-        texts = isinstance(digests, list) and all(isinstance(own, str) for own in digests)
-        reasons["held_out_digests"] = "" if texts else "it is no list of texts"
+        reasons["held_out_digests"] = checkpoints.misfit_of_texts(digests)
         reasons["log"] = misfit_of_log(state.get("log"))
         return reasons
 

@@ -138,8 +138,7 @@ class Run:
         reasons["sums"] = checkpoints.misfit_of_tensor(self.sums, state["sums"])
         reasons["held_out"] = checkpoints.misfit_of_rows(state.get("held_out"))
         digests = state.get("held_out_digests", [])
-        texts = isinstance(digests, list) and all(isinstance(own, str) for own in digests)
-        reasons["held_out_digests"] = "" if texts else "it is no list of texts"
+        reasons["held_out_digests"] = checkpoints.misfit_of_texts(digests)
         reasons["log"] = misfit_of_log(state.get("log"))
         return reasons
 
