@@ -10,7 +10,6 @@ prints the table. No network is downloaded; minutes on a CPU. What each figure m
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,9 +84,7 @@ def evaluate(options: Options) -> dict:
 
 def _sounds_of(run_dir: Path, data_dir: str) -> str:
     """Where the sounds of a run are, if not at `data_dir` as it is seen from here; else ""."""
-    root = run_folder.read_config(run_dir).get("data_root")
-    elsewhere = not os.path.isdir(data_dir) and isinstance(root, str) and os.path.isdir(root)
-    return root if elsewhere else ""
+    return run_folder.sounds_elsewhere(data_dir, run_folder.read_config(run_dir).get("data_root"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

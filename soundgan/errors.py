@@ -27,6 +27,10 @@ class Interrupted(UserError):
     heading = "Interrupted"
 
 
+class Damaged(Exception):
+    """Why a file that this program keeps for itself cannot be used."""
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """'did you mean ...' for a misspelt name, or the whole list where nothing is near."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

@@ -205,6 +205,13 @@ def constants_of(run_dir: Path) -> tuple[dict, str]:
     return {}, ""
 
 
+def sounds_elsewhere(data_dir: str, root: object) -> str:
+    """`root`, where a run's sounds were, if they are there and not at `data_dir` as it is seen from
+    here; else ""."""
+    there = isinstance(root, str) and os.path.isdir(root)
+    return root if there and not os.path.isdir(data_dir) else ""
+
+
 # ---- what a run writes again ---------------------------------------------------------------------
 
 

@@ -15,16 +15,13 @@ from pathlib import Path
 import torch
 
 from soundgan import files
+from soundgan.errors import Damaged
 
 MARK = b"soundgan blake2b "
 SEAL = re.compile(re.escape(MARK) + rb"[0-9a-f]{32}")
 SEAL_BYTES = len(MARK) + 32
 ARCHIVE = b"PK\x03\x04"  # by which torch.load knows one
 DIRECTORY = 0x10  # attribute of an entry that has no content, whatever else it says
-
-
-class Damaged(Exception):
-    """Why a file of tensors cannot be used."""
 
 
 def write(path: Path, state: object, keep_as: str = "") -> None:

@@ -19,12 +19,11 @@ import numpy as np
 from soundgan import files
 from soundgan.console import progress
 from soundgan.dataset import checked_json, stale
-from soundgan.dataset.checked_json import Damaged
 from soundgan.dataset.decoding import Clips, decode_all
 from soundgan.dataset.discovery import Found
 from soundgan.dataset.fingerprint import fingerprint_of
 from soundgan.dataset.stale import CLIPS, META
-from soundgan.errors import UserError
+from soundgan.errors import Damaged, UserError
 from soundgan.parts import names_of
 from soundgan.settings import Config
 

@@ -7,13 +7,10 @@ import re
 from pathlib import Path
 
 from soundgan import files
+from soundgan.errors import Damaged
 
 BEGIN, END = b'{"checksum": "%s",\n"content": ', b"}\n"
 WHOLE = re.compile(rb'\{"checksum": "([0-9a-f]{32})",\n"content": (.*)\}\n', re.DOTALL)
-
-
-class Damaged(Exception):
-    """Why what is kept cannot be used."""
 
 
 def write(path: Path, content: object) -> None:

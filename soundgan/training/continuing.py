@@ -7,7 +7,6 @@ write again just as it was is renamed or copied, never deleted.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -70,8 +69,7 @@ def own_data(run_dir: Path, usual: str, named: Collection[str]) -> tuple[dict[st
         return {}, not checkpoints.is_saved(run_dir)
     own = {k: constants[k] for k in wanted if isinstance(constants.get(k), str)}
     if "data_dir" in own:
-        if not os.path.isdir(own["data_dir"]) and os.path.isdir(root):
-            own["data_dir"] = root
+        own["data_dir"] = run_folder.sounds_elsewhere(own["data_dir"], root) or own["data_dir"]
         if own["data_dir"] != usual:
             print(
                 f"The sounds are those of the run: {own['data_dir']} (--data-dir names others).",
