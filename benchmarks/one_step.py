@@ -2,9 +2,9 @@
 
     python benchmarks/one_step.py [--recipes best cgan] [--deterministic]
 
-After many steps nothing could be told: Adam and RMSprop turn a gradient that is nothing but rounding
-into a whole step, and a few of those change every weight. So a run is brought to where each kind
-of step has been captured, and its state (weights, buffers, optimisers, scaler, sums, noise) is kept.
+After many steps nothing could be told: Adam and RMSprop turn a gradient that is only rounding into
+a whole step, and a few of those change every weight. So a run is brought to where each kind of
+step has been captured, and its state (weights, buffers, optimisers, scaler, sums, noise) is kept.
 From it goes each of
 
     plain      operation by operation: what the others are measured against
