@@ -8,8 +8,12 @@ generator learns the unchanged sounds while a few hundred clips look like many t
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from soundgan.models.resampling import shift_bands, warp
 
 JITTER_LEVEL = 0.2  # standard deviations (nepers): of a clip's level,
 JITTER_TILT = 0.5  # and of its highest band beside its middle one
@@ -44,41 +48,36 @@ def augment(x: Tensor, chance: float) -> Tensor:
     """
     if not chance:
         return x
-    count, _, bands, frames = x.shape
+    each = (len(x), 1, 1, 1)
+    uniform = torch.rand(15, *each, device=x.device)
+    return changed(x, uniform, torch.randn(3, *each, device=x.device), chance)
 
-    def some() -> Tensor:
-        return (torch.rand(count, 1, 1, 1, device=x.device) < chance).to(x.dtype)
 
-    def uniform() -> Tensor:
-        return torch.rand(count, 1, 1, 1, device=x.device)
+def changed(x: Tensor, uniform: Tensor, normal: Tensor, chance: float) -> Tensor:
+    """What `augment` makes of `x (B, 1, M, T)` with the numbers it has drawn.
 
-    def either_way(most: float) -> Tensor:
-        return (2 * uniform() - 1) * most * some()
+    `uniform (15, B, 1, 1, 1)` of [0, 1): turn, speed, shift; widths of the masks, where they begin;
+    and whether a clip is changed (under `chance`) by turn, speed, shift, gain, tilt, bend, masks.
+    `normal (3, B, 1, 1, 1)`: gain, tilt, bend. Of two masks, that of bands comes first.
+    """
+    bands, frames = x.shape[2:]
+    ways, width, first, some = uniform.split([3, 2, 2, 8])
+    some = (some < chance).to(uniform.dtype)
+    turn, speed, shift = (2 * ways - 1) * some[:3]
+    x = warp(x, (AUGMENT_SPEED * speed).exp(), (AUGMENT_TURN * frames * turn).trunc())
 
-    turn = either_way(AUGMENT_TURN * frames).trunc()
-    speed = either_way(AUGMENT_SPEED).exp()
-    at = torch.arange(frames, device=x.device) * speed - turn  # (B, 1, 1, T), between frames
-    left = at.floor().long()
-    pair = [x.gather(3, (side % frames).expand_as(x)) for side in (left, left + 1)]
-    x = torch.lerp(*pair, (at - left).to(x.dtype))
-
+    gain, tilt, bend = normal * some[3:6]
     rise = torch.linspace(-1, 1, bands, device=x.device)[:, None]  # (M, 1)
-    loud, colour = AUGMENT_GAIN, AUGMENT_COLOUR
-    for size, shape in (
-        (loud, torch.ones_like(rise)),
-        (colour, rise),
-        (colour, 1 - 2 * rise.abs()),
-    ):
-        x = x + size * torch.randn(count, 1, 1, 1, device=x.device) * some() * shape
+    colour = torch.addcmul(AUGMENT_GAIN * gain, tilt, rise, value=AUGMENT_COLOUR)
+    colour = torch.addcmul(colour, bend, 1 - 2 * rise.abs(), value=AUGMENT_COLOUR)  # (B, 1, M, 1)
+    most = AUGMENT_PITCH * bands
+    x = shift_bands(x + colour, (most * shift).round().long(), math.ceil(most))
 
-    shift = either_way(AUGMENT_PITCH * bands).round().long()
-    at = (torch.arange(bands, device=x.device)[:, None] - shift).clamp(0, bands - 1)
-    x = x.gather(2, at.expand_as(x))
-
-    mean = x.mean((2, 3), keepdim=True)
-    for axis, size in ((2, bands), (3, frames)):
-        width = AUGMENT_MASK * size * uniform() * some()
-        first = (size - width) * uniform()
-        place = torch.arange(size, device=x.device).view([-1 if k == axis else 1 for k in range(4)])
-        x = torch.where((place >= first) & (place < first + width), mean, x)
-    return x
+    width = width * some[6:]
+    masks = []
+    for axis, (size, shape) in enumerate(((bands, (-1, 1)), (frames, (1, -1)))):
+        wide = AUGMENT_MASK * size * width[axis]  # (B, 1, 1, 1)
+        begin = (size - wide) * first[axis]
+        place = torch.arange(size, device=x.device).view(shape)
+        masks.append((place >= begin) & (place < begin + wide))
+    return torch.where(masks[0] | masks[1], x.mean((2, 3), keepdim=True), x)

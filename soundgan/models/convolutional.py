@@ -20,6 +20,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from soundgan import settings
 from soundgan.models import layers
 from soundgan.models.layers import SLOPE
+from soundgan.models.resampling import shift_reflected
 from soundgan.models.residual import CriticOutput, check_channels
 from soundgan.parts import Need, not_negative, within
 from soundgan.settings import MOST_CHANNELS, Config
@@ -349,11 +350,8 @@ class PhaseShuffle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        length = x.shape[2]
-        shift = torch.randint(-self.n, self.n + 1, (len(x), 1), device=x.device)  # (B, 1)
-        at = (torch.arange(length, device=x.device) + shift).abs()  # (B, L)
-        at = (length - 1) - ((length - 1) - at).abs()
-        return x.gather(2, at[:, None].expand_as(x))
+        shift = torch.randint(-self.n, self.n + 1, (len(x), 1), device=x.device)
+        return shift_reflected(x, shift, self.n)
 
 
 class SelfAttention(nn.Module):
