@@ -172,12 +172,12 @@ def generator_due(run: Run) -> bool:
     return not own.fresh_batches or (run.step + 1) % own.critic_steps == 0
 
 
-def kind_of_step(run: Run) -> tuple[bool, bool]:
+def kind_of_step(run: Run) -> cuda_graph.Kind:
     """All that a step asks of the host."""
-    return generator_due(run), run.cfg.objective.r1_r2_due(run.step)
+    return cuda_graph.Kind(generator_due(run), run.cfg.objective.r1_r2_due(run.step))
 
 
-def make_stepper(run: Run) -> cuda_graph.PlainSteps | cuda_graph.GraphedSteps:
+def make_stepper(run: Run) -> cuda_graph.Stepper:
     """What makes one step of a run on a batch and adds its METRICS to the sums of the epoch."""
     if run.cfg.compile:
         layers.fuse()
@@ -187,6 +187,8 @@ def make_stepper(run: Run) -> cuda_graph.PlainSteps | cuda_graph.GraphedSteps:
             run.sums += distributed.mean(full_step(run, x, labels))
         except RuntimeError:  # of a capture, perhaps: what is done half stands in no step's way
             run.critic.requires_grad_(True)
+            for network in run.networks:
+                network.zero_grad(set_to_none=True)  # they lie in the memory of the graph
             if run.scaler.is_enabled():
                 run.scaler._per_optimizer_states.clear()
             raise
@@ -218,7 +220,7 @@ def train_epochs(run: Run, batches: Batches, recorder: Recorder | None, stop: St
 def train_epoch(
     run: Run,
     batches: Batches,
-    step: cuda_graph.PlainSteps | cuda_graph.GraphedSteps,
+    step: cuda_graph.Stepper,
     bar: Progress,
     recorder: Recorder | None,
     stop: StopSignal,

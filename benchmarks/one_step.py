@@ -64,7 +64,7 @@ def a_run(cfg: Config, device: torch.device) -> tuple[Run, Tensor, Tensor]:
     return run, x.to(device), labels.to(device)
 
 
-def kinds_of_steps(run: Run) -> dict[tuple, int]:
+def kinds_of_steps(run: Run) -> dict[cuda_graph.Kind, int]:
     """A step of each kind that the run makes, by kind."""
     own = run.cfg.optimiser
     cycle = (own.critic_steps if own.fresh_batches else 1) * run.cfg.objective.r1_r2_every
@@ -159,7 +159,9 @@ def distance(a: Parts, b: Parts) -> dict[str, float]:
     return out
 
 
-def one_kind(run: Run, steps: cuda_graph.Stepper, x: Tensor, labels: Tensor, kind: tuple) -> dict:
+def one_kind(
+    run: Run, steps: cuda_graph.Stepper, x: Tensor, labels: Tensor, kind: cuda_graph.Kind
+) -> dict:
     """A step of this kind each way, from where the run stands; where it stands is restored.
 
     A dict that JSON can hold: `replayed`, `again` and `rounded` are distances from `plain` by part
@@ -188,7 +190,7 @@ def one_kind(run: Run, steps: cuda_graph.Stepper, x: Tensor, labels: Tensor, kin
         for way in ("replayed", "again")
     )
     return {
-        "kind": list(kind),
+        "kind": str(kind),
         "captured": kind in getattr(steps, "replays", ()),
         "failed": failures.get(kind, ""),
         "replayed": replayed,

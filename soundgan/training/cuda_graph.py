@@ -13,18 +13,33 @@ steps whenever it is continued.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Hashable
+from contextlib import suppress
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from soundgan.settings import Config
 from soundgan.training import distributed
+from soundgan.training.devices import out_of_memory
 from soundgan.training.optimisers import Adam
 
 WARM_UPS = 3  # plain steps of a kind before it is captured
 
 Work = Callable[[Tensor, Tensor], None]
+
+
+class Kind(NamedTuple):
+    """All that a step asks of the host."""
+
+    generator: bool  # whether it updates the generator, too
+    r1_r2: bool  # whether the critic's penalty has R1 and R2
+
+    def __str__(self) -> str:
+        who = "critic and generator" if self.generator else "the critic alone"
+        return f"{who}, with R1 and R2" if self.r1_r2 else who
 
 
 def why_plain(cfg: Config, device: torch.device) -> str:
@@ -41,7 +56,7 @@ def why_plain(cfg: Config, device: torch.device) -> str:
     return ""
 
 
-def steps(work: Work, cfg: Config, device: torch.device) -> PlainSteps | GraphedSteps:
+def steps(work: Work, cfg: Config, device: torch.device) -> Stepper:
     """The way in which a run makes its steps; on CUDA, says so where it is the slow one."""
     if not (why := why_plain(cfg, device)):
         return GraphedSteps(work, (cfg.batch_size, *cfg.shape), device)
@@ -67,6 +82,11 @@ class GraphedSteps:
 
     `work` must be pure tensor work that reads nothing back, writes its results into tensors that
     were there before, and depends on nothing of the host but `kind`.
+
+    A kind that cannot be captured goes on plainly, the others as before. Only where memory runs out
+    all do: graphs keep the memory of their steps, and whether a plain step fits beside them would
+    be known from one that failed half-way, which cannot be undone. Without them it fits, for it did
+    before they were captured.
     """
 
     def __init__(self, work: Work, shape: tuple[int, ...], device: torch.device) -> None:
@@ -77,11 +97,13 @@ class GraphedSteps:
         # Where a graph expects its batch; whoever writes it there spares a copy.
         labels = torch.empty(shape[0], dtype=torch.long, device=device)
         self.batch = torch.empty(shape, device=device), labels
-        self.failed = ""  # why no graph came about
+        self.failed: dict[Hashable, str] = {}  # why a kind has no graph
+        self.full = False  # memory ran out: nothing more is captured
 
     def __call__(self, x: Tensor, labels: Tensor, kind: Hashable) -> None:
         """One step."""
-        if kind not in self.replays and (self.failed or self.done.get(kind, 0) < WARM_UPS):
+        given_up = self.full or kind in self.failed
+        if kind not in self.replays and (given_up or self.done.get(kind, 0) < WARM_UPS):
             self.done[kind] = self.done.get(kind, 0) + 1
             self.work(x, labels)
             return
@@ -89,43 +111,111 @@ class GraphedSteps:
             self.batch[0].copy_(x)
             self.batch[1].copy_(labels)
         if kind not in self.replays:
-            try:
-                self.replays[kind] = self.capture(lambda: self.work(*self.batch))
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:  # CUDA's: an operation that cannot be captured
-                while error.__context__:  # the end of a broken capture fails, too
-                    error = error.__context__
-                self.failed = str(error).partition("\n")[0]
-                print(
-                    f"No CUDA graph of a step ({self.failed}): steps go on operation by operation, "
-                    "slower (--no-graph does so from the start).",
-                    flush=True,
-                )
-                self.replays.clear()
-        if self.failed:
-            self.work(*self.batch)
-        else:
+            self._try_to_capture(kind)
+        if kind in self.replays:
             self.replays[kind]()
+        else:
+            self.work(*self.batch)
+
+    def _try_to_capture(self, kind: Hashable) -> None:
+        try:
+            self.replays[kind] = self.capture(lambda: self.work(*self.batch))
+            return
+        except RuntimeError as error:  # CUDA's: an operation that cannot be captured, or no memory
+            while error.__context__:  # the end of a broken capture fails, too
+                error = error.__context__
+            self.failed[kind], self.full = str(error).partition("\n")[0], out_of_memory(error)
+        # From here on the error is gone, and with it the tensors of the frames that it passed.
+        which, advice = "this kind of step goes", ""
+        if self.full:
+            which, advice = "all steps go", "a smaller --batch-size leaves room for it; "
+        if self.full or not self.capture.intact:
+            self.replays.clear()
+        if not self.replays:
+            self.capture.free()
+        print(
+            f"No CUDA graph of a step of {kind} ({self.failed[kind]}): {which} on operation by "
+            f"operation, slower ({advice}--no-graph does so from the start).",
+            flush=True,
+        )
+
+
+Stepper = PlainSteps | GraphedSteps
 
 
 class Graphs:
-    """Captures work as CUDA graphs, which share one pool of memory: they never run together."""
+    """Captures work as CUDA graphs, which share one pool of memory: they never run together.
+
+    What a failed capture leaves behind is undone here as far as Python can: `torch.cuda.graph`
+    does not leave its stream where the end of the capture fails, and PyTorch 2.11 (2.14 no longer)
+    then also believes that the pool and the generator of noise are still being captured.
+    """
 
     def __init__(self) -> None:
-        self.pool = None
+        self.pool: tuple[int, int] | None = None
+        self.broken: list[tuple[torch.cuda.CUDAGraph, tuple[int, int]]] = []
+        self.intact = True  # whether what was captured can still be replayed
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         """A function that does `work` again, on the same tensors; nothing is computed here."""
-        noise = torch.cuda.default_generators[torch.cuda.current_device()]
-        before = noise.clone_state()
-        graph = torch.cuda.CUDAGraph()
+        # Named beforehand: a graph that failed does not tell its pool.
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        graph, noise = torch.cuda.CUDAGraph(), default_noise().clone_state()
         try:
-            # Only this thread is watched: others (the streaming of batches) go on with theirs.
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                work()
+            capture(graph, self.pool, work)
         except RuntimeError:
-            noise.graphsafe_set_state(before)  # it would still wait for the end of the capture
+            self._mend(graph, noise)
             raise
-        self.pool = graph.pool()
         return graph.replay
+
+    def _mend(self, graph: torch.cuda.CUDAGraph, noise: torch.Generator) -> None:
+        """Let allocator and noise go on as if the capture of `graph` had never begun; `noise`: a
+        copy of the generator from before."""
+        with suppress(RuntimeError):  # raised where the capture was ended: nothing to mend then
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self.pool)
+        graph.reset()
+        # 2.11's allocator of pinned memory, which Python cannot reach, goes on asking this object
+        # whether a stream is its own: it says no, but must be there. Nor is its pool used again.
+        self.broken.append((graph, self.pool))
+        self.pool = None
+        # 2.11: the generator counts as captured until a capture ends, whatever that contains.
+        # Given another state, its noise would part from that of the graphs there are.
+        try:
+            nothing = torch.zeros((), device=default_noise().device)
+            capture(torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), nothing.zero_)
+        except RuntimeError:
+            default_noise().graphsafe_set_state(noise)
+            self.intact = False
+
+    def free(self) -> None:
+        """Give the memory of graphs that are gone back to CUDA."""
+        gc.collect()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # other allocators (cudaMallocAsync) have no snapshots
+            self._let_go_of_broken()
+
+    def _let_go_of_broken(self) -> None:
+        for _, pool in self.broken:
+            # Up to 2.13 a graph that failed goes on holding its pool, so that the cache keeps even
+            # segments in which nothing lives. That is also how it is told from a pool that was let
+            # go: to release one twice would break the allocator.
+            held = [s for s in torch.cuda.memory_snapshot() if s["segment_pool_id"] == pool]
+            if any(segment["active_size"] == 0 for segment in held):
+                torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+                torch.cuda.empty_cache()
+
+
+def capture(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], work: Callable[[], None]) -> None:
+    """Capture `work` as `graph`, and be back on the stream of before, whatever happens."""
+    stream = torch.cuda.current_stream()
+    try:
+        # Only this thread is watched: others (the streaming of batches) go on with theirs.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            work()
+    finally:
+        torch.cuda.set_stream(stream)
+
+
+def default_noise() -> torch.Generator:
+    return torch.cuda.default_generators[torch.cuda.current_device()]

@@ -71,14 +71,20 @@ def keep_memory() -> None:
             libc.mallopt(option, value)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, of the GPU or of this machine."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in FULL)
+
+
 @contextmanager
 def explain_memory(advice: str) -> Iterator[None]:
     """Turn running out of memory into a UserError that says what to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not full and not any(words in str(error) for words in FULL):
+        if not out_of_memory(error):
             raise
         place = "the GPU" if "CU" in f"{type(error).__name__}{error}" else "this machine"
         raise UserError(
