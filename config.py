@@ -21,8 +21,8 @@ RUN = {
     "data_dir": "data",  # folder of your sounds: data/<class>/*.wav
     "output_dir": "outputs",  # folder that holds the runs
     "run_name": "",  # folder of the run below it; "": the recipe's name
-    "sample_every": 10,  # epochs between two sets of sounds (four recipes: 1)
-    "score_every": 50,  # epochs between two scorings; 0: never
+    "sample_every": "auto",  # epochs between two sets of sounds; auto: 10, or as time allows
+    "score_every": "auto",  # epochs between two scorings; 0: never; auto: 50, or as time allows
     "score_clips": 16,  # sounds a class that are generated for a scoring
     "checkpoint_every": 1,  # epochs between two checkpoints
     "holdout": 0.1,  # share of each class that is scored against and never trained on
@@ -32,7 +32,7 @@ RUN = {
     "deterministic": False,  # on CUDA: bit-identical runs, slower
     "tf32": True,  # on CUDA: float32 products in TF32
     "graph": True,  # on CUDA: replay a step as one graph
-    "compile": False,  # on CUDA: fuse GroupNorm's second derivatives
+    "compile": True,  # on CUDA: GroupNorm's second derivatives as one kernel
     "background": "auto",  # samples and scores in a second process: auto, on, off
     "decode_threads": 0,  # 0: one a processor core
     "tensorboard": False,
@@ -84,7 +84,7 @@ SN_WGAN_GP = Config(
 # Conditional GAN with a PatchGAN discriminator and cross-entropy, in mixed precision.
 
 CGAN = Config(
-    **RUN | {"sample_every": 1},
+    **RUN,
     recipe="cgan",
     epochs=200,
     batch_size=32,
@@ -119,7 +119,7 @@ CGAN = Config(
 # Conditional WGAN-GP without normalisation in the critic, on the mels of HiFi-GAN.
 
 FREQUENCY_QUEST = Config(
-    **RUN | {"sample_every": 1},
+    **RUN,
     recipe="frequency-quest",
     epochs=200,
     batch_size=128,
@@ -153,7 +153,7 @@ FREQUENCY_QUEST = Config(
 # Unconditional WGAN-GP for music: long recordings, square dB spectrograms, nearest upsampling.
 
 LOFI_WGAN = Config(
-    **RUN | {"sample_every": 1},
+    **RUN,
     recipe="lofi-wgan",
     epochs=30,
     batch_size=16,
@@ -194,7 +194,7 @@ LOFI_WGAN = Config(
 # Unconditional WGAN with clipped weights on raw audio, one second at 16 384 Hz.
 
 WAVEGAN = Config(
-    **RUN | {"sample_every": 1},
+    **RUN,
     recipe="wavegan",
     epochs=200,
     batch_size=64,

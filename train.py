@@ -288,7 +288,8 @@ def write_epoch(run: Run, recorder: Recorder, stop: StopSignal, row: dict[str, f
     if stop.name and not last:
         save_and_stop(run, recorder, stop.name)
     first = bool(parts) and not checkpoints.is_saved(run.cfg.run_dir)
-    if last or first or SCORES in parts or recorder.checkpoint_due(run.epoch):
+    needed = last or first or recorder.checkpoint_needed(parts)
+    if needed or recorder.checkpoint_due(run.epoch):
         recorder.save_checkpoint(run.state())
     if parts:
         recorder.submit(snapshot_of(run), parts)
@@ -406,8 +407,7 @@ def open_recorder(
     columns = ("epoch", "step", "seconds", *METRICS)
     same_files = state is not None and state["data"] == run.data
     about = (run.cfg, run.classes, clips, split, run.device, run.epoch)
-    rows = state.get("log") if state else None
-    return Recorder.open(*about, columns, same_files, stop, changed, rows)
+    return Recorder.open(*about, columns, same_files, stop, changed, state or {})
 
 
 # ---- the command --------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Union
 
+import tyro
+
 from soundgan.errors import UserError, nearest
 
 Need = Callable[[bool, str, str], None]  # (whether it holds, name of the constant, why)
@@ -21,6 +23,27 @@ MOST_WHOLE = 2**63 - 1  # what PyTorch's integers hold
 MOST_NUMBER = 1e30  # its float32 products still are finite
 MOST_TEXT, MOST_NAME = 4096, 255  # bytes of a path, and of one name in it, that file systems take
 MOST_ENTRIES = 64  # numbers of a constant that may have any count of them
+
+
+def _number_or_text(words: Sequence[str]) -> int | str:
+    """The whole number that the one word is, or the word."""
+    try:
+        return int(words[0])
+    except ValueError:
+        return words[0]
+
+
+# On a command line, any other word is taken as it is: the check of types says what it must be.
+NumberOrAuto = Annotated[
+    int | Literal["auto"],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT|auto",
+        instance_from_str=_number_or_text,
+        is_instance=lambda value: isinstance(value, (int, str)),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 
 
 class Checked:
@@ -118,7 +141,8 @@ def misfit(kind: object, value: object) -> str:
         return "" if known else f"must be one of {', '.join(map(str, arguments))}"
     if origin in (Union, types.UnionType):
         reasons = [misfit(one, value) for one in arguments]
-        return reasons[0] if all(reasons) else ""
+        others = [reason.removeprefix("must be ").removeprefix("one of ") for reason in reasons[1:]]
+        return " or ".join([reasons[0], *others]) if all(reasons) else ""
     if origin is tuple:
         return _misfit_numbers(arguments, value)
     if kind is type(None):

@@ -231,9 +231,21 @@ def set_aside_after(run_dir: Path, number: int, unit: str = "epoch") -> Path | N
     return kept
 
 
+def epochs_aside(run_dir: Path, number: int, unit: str = "epoch") -> set[int]:
+    """The epochs (or another unit) after `number` whose sets `set_aside_after` put aside last."""
+    names = [path.name.removeprefix("samples.old") for path in run_dir.glob("samples.old*")]
+    newest = max((int(name) for name in names if name.isdecimal()), default=0)
+    sets = _sets_in(run_dir / f"samples.old{newest}", unit)
+    return {own for _, own in sets if own > number}
+
+
 def sets_of(run_dir: Path, unit: str = "epoch") -> list[tuple[Path, int]]:
     """The sets of samples of a run, with their epochs (or another unit); not a user's copies."""
-    paths = (run_dir / "samples").glob(f"{unit}_*")
+    return _sets_in(run_dir / "samples", unit)
+
+
+def _sets_in(folder: Path, unit: str) -> list[tuple[Path, int]]:
+    paths = folder.glob(f"{unit}_*")
     matches = [(path, re.fullmatch(rf"{unit}_(\d+)", path.name)) for path in paths]
     return sorted((path, int(match[1])) for path, match in matches if match)
 

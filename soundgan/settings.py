@@ -22,6 +22,7 @@ from soundgan.errors import UserError
 from soundgan.parts import (
     Checked,
     Need,
+    NumberOrAuto,
     Part,
     concrete,
     misfit,
@@ -333,10 +334,12 @@ class Config(Checked):
     """Folder that holds the runs, and the cache of decoded sounds."""
     run_name: str
     """Folder of this run below OUTPUT_DIR; empty: the recipe's name."""
-    sample_every: int
-    """Epochs between two sets of pictures and WAVs (one more is made after epoch 1)."""
-    score_every: int
-    """Epochs between two scorings (one more is made after the last epoch); 0: never."""
+    sample_every: NumberOrAuto
+    """Epochs between two sets of pictures and WAVs, beside those of the first and the last epoch.
+    auto: 10, or more where sets would take over 3 % of the time (soundgan/report/pace.py)."""
+    score_every: NumberOrAuto
+    """Epochs between two scorings, beside that of the last epoch; 0: never.
+    auto: 50, or more where scorings would take over 7 % of the time."""
     score_clips: int
     """Sounds a class that are generated for a scoring."""
     checkpoint_every: int
@@ -357,8 +360,8 @@ class Config(Checked):
     graph: bool
     """On CUDA: capture a step once and replay it as one graph of operations (the same numbers)."""
     compile: bool
-    """Fuse the formula of GroupNorm's second derivatives (torch.compile; needs a C compiler, takes
-    half a minute once): meant for long runs on CUDA, slower on a CPU."""
+    """On CUDA: GroupNorm's second derivatives as one kernel of Triton's, compiled at the first
+    steps (needs a C compiler; where there is none, operation by operation)."""
     background: Literal["auto", "on", "off"]
     """Make samples, scores and pages in a second process while training goes on; auto: with CUDA
     only (on a CPU both would fight for the same cores). The files are the same."""
@@ -404,15 +407,6 @@ class Config(Checked):
     @property
     def cache_dir(self) -> Path:
         return Path(self.output_dir) / ".cache"
-
-    def is_sampled(self, epoch: int) -> bool:
-        """Whether a set of samples belongs to an epoch: first, last, every `sample_every`."""
-        return epoch in (1, self.epochs) or (epoch > 0 and epoch % self.sample_every == 0)
-
-    def is_scored(self, epoch: int) -> bool:
-        """Whether scores belong to an epoch: the last and every `score_every` (0: none does)."""
-        every = self.score_every
-        return every > 0 and epoch > 0 and (epoch == self.epochs or epoch % every == 0)
 
     @property
     def latent_dim(self) -> int:
@@ -469,11 +463,14 @@ def _need(cfg: Config, where: str, source: str) -> Need:
 
 
 def _check_run(cfg: Config, need: Need) -> None:
-    within(cfg, need, 1, MOST_TIMES, ("epochs", "sample_every", "checkpoint_every"))
+    within(cfg, need, 1, MOST_TIMES, ("epochs", "checkpoint_every"))
+    for name, least in (("sample_every", 1), ("score_every", 0)):
+        number = getattr(cfg, name)
+        fits = number == "auto" or least <= number <= MOST_TIMES
+        need(fits, name, f"must be auto, or a number of epochs from {least} up")
     within(cfg, need, 1, 10**6, ["batch_size"])
     need(0 <= cfg.seed < 2**63, "seed", "must be a whole number from 0 to 2**63 - 1")
     need(0 <= cfg.holdout <= 0.5, "holdout", "must be a share from 0 (none) to 0.5")
-    need(cfg.score_every >= 0, "score_every", "must be 0 (never) or more")
     within(cfg, need, 2, 10**5, ["score_clips"])
     within(cfg, need, 0, 1024, ["decode_threads"])
     for name in ("run_name", "recipe"):

@@ -41,6 +41,10 @@ CONSTANTS = {
 }
 
 
+# In a checkpoint: constants, and what is seconds or has a column of them.
+NOT_COMPARED = ("/config", "/seconds", "/log", "/pace/costs", "/pace/last", "/pace/at")
+
+
 @dataclass(frozen=True)
 class Setting:
     """What is trained in a trial: made-up tones with tiny constants, or what a person names."""
@@ -135,13 +139,13 @@ def _without_seconds(table: dict) -> dict:
 
 def state_differences(a: Path, b: Path) -> list[str]:
     """Names of what is not the same in two checkpoints, constants and seconds aside (the log has
-    these, too, and is compared as a file)."""
+    these, too, and is compared as a file; what samples and scores cost is in seconds)."""
     try:
         states = [flatten(tensor_files.read(path)) for path in (a, b)]
     except (OSError, tensor_files.Damaged) as error:
         return [f"cannot be read ({error})"]
     names = sorted(set(states[0]) | set(states[1]))
-    own = [name for name in names if not name.startswith(("/config", "/seconds", "/log"))]
+    own = [name for name in names if not name.startswith(NOT_COMPARED)]
     return [name for name in own if not _equal(states[0].get(name), states[1].get(name))]
 
 

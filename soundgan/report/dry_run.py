@@ -16,7 +16,8 @@ from soundgan.config_io import change
 from soundgan.console import duration
 from soundgan.dataset import demo, stale
 from soundgan.errors import Diverged
-from soundgan.report import messages
+from soundgan.report import messages, pace
+from soundgan.report.pace import SAMPLES, SCORES
 from soundgan.report.recorder import less_memory
 from soundgan.report.samples import samples_of
 from soundgan.settings import Config
@@ -102,8 +103,9 @@ def report(
     one that is begun, before the timing."""
     cfg, (epoch, step) = run.cfg, done
     steps = (cfg.epochs - epoch) * an_epoch - step
-    left = range(epoch + 1, cfg.epochs + 1)
-    sets, scorings = sum(map(cfg.is_sampled, left)), sum(map(cfg.is_scored, left))
+    about = (epoch + 1, seconds * an_epoch)
+    sets, scorings = (pace.most(cfg, part, *about) for part in (SAMPLES, SCORES))
+    up_to = {part: "up to " * (pace.every(cfg, part) == "auto") for part in (SAMPLES, SCORES)}
     weights = sum(p.numel() for net in (run.generator, run.critic) for p in net.parameters())
     a_set = len(samples_of(run.classes)) * (2 * cfg.sound.wav_samples + 60_000)  # WAVs, pictures
     # The cache; two checkpoints and the next one, each weights and Adam's two moments.
@@ -112,7 +114,10 @@ def report(
     print(stale.held(cfg.cache_dir))
     print(
         f"Would train {cfg.recipe} into {cfg.run_dir} on {run.device}: epochs {epoch + 1} to "
-        f"{cfg.epochs} of {an_epoch} steps, {sets} sets of samples.\n"
+        f"{cfg.epochs} of {an_epoch} steps, {up_to[SAMPLES]}{sets} sets of samples.\n"
         f"A step takes {seconds:.3g} s, the whole run about {duration(steps * seconds)} and "
-        f"its samples, checkpoints and {scorings} scorings.\nNothing was written."
+        f"its samples, checkpoints and {up_to[SCORES]}{scorings} scorings."
     )
+    if often := messages.how_often(cfg):
+        print(f"auto: {often[0].lower()}{often[1:]}")
+    print("Nothing was written.")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from soundgan.console import duration, shell_path
+from soundgan.report import pace
+from soundgan.report.pace import Pace
+from soundgan.settings import Config
 from soundgan.training.run import Run
 
 
@@ -29,7 +32,47 @@ def what_next(run: Run) -> str:
 def where_to_listen(run: Run) -> str:
     """Of a run that begins or goes on."""
     page = run.cfg.run_dir / "index.html"
-    return f"Sounds and pictures while it learns: {page} (at first they are loud noise)."
+    text = f"Sounds and pictures while it learns: {page} (at first they are loud noise)."
+    return f"{text} {how_often(run.cfg)}".rstrip()
+
+
+def how_often(cfg: Config) -> str:
+    """When samples and scores come, as far as these constants are `auto`, or ""."""
+    share, when, flags = 0.0, [], []
+    for part, word in ((pace.SAMPLES, "sounds"), (pace.SCORES, "scores")):
+        if pace.every(cfg, part) == "auto":
+            rule = pace.rule_of(part)
+            share += rule.share
+            when.append(f"{word} every {rule.epochs} epochs or {rule.seconds / 60:.0f} min")
+            flags.append(f"--{'sample' if part == pace.SAMPLES else 'score'}-every N")
+    if not when:
+        return ""
+    return (
+        f"There are {' and '.join(when)}; later where that would take more than "
+        f"{100 * share:.0f} % of the time ({', '.join(flags)}: every N epochs)."
+    )
+
+
+def scores_put_off(now: Pace) -> str:
+    """Why an epoch that would have scores, with `auto`, has none."""
+    if pace.SCORES in now.last:
+        cost = (
+            f"scorings have taken {duration(now.costs[pace.SCORES])} so far, "
+            f"the last one {duration(now.last[pace.SCORES])}"
+        )
+    else:
+        cost = f"a scoring is expected to take {duration(pace.FIRST_SCORING)}"
+    return (
+        f"The scores of epoch {now.epoch} are put off until {duration(now.needed(pace.SCORES))} "
+        f"are trained, at the latest to the last epoch: {cost}, and they may take "
+        f"{100 * pace.SCORE_SHARE:.0f} % of the time (SCORE_SHARE in soundgan/report/pace.py; "
+        f"--score-every {pace.SCORE_EPOCHS}: every {pace.SCORE_EPOCHS} epochs)."
+    )
+
+
+def scoring(epoch: int, seconds: float) -> str:
+    """Before a scoring that is not the first; `seconds`: of the last one."""
+    return f"Scoring epoch {epoch}: the last scoring took {duration(seconds)}."
 
 
 def finished(run: Run) -> str:

@@ -59,16 +59,22 @@ class InProcess:
     def __init__(self, repeatable: str, start: Callable[..., Worker], *arguments: object) -> None:
         """`repeatable`: the part that a signal ends, because a continued run does it again."""
         self._repeatable, self._worker = repeatable, start(*arguments)
+        self._costs: list[tuple[str, float]] = []
 
     def submit(self, parts: Sequence[str], content: object, stop: StopSignal) -> bool:
         """Do all parts; False where a signal came instead."""
         for part in parts:
             try:
                 with stop.at_once() if part == self._repeatable else nullcontext():
-                    self._worker.do(part, content)
+                    self._costs.append((part, _seconds_of(self._worker, part, content)))
             except Stopped:
                 return False
         return True
+
+    def take_costs(self) -> list[tuple[str, float]]:
+        """The parts that were done since this was last asked, and the seconds that each took."""
+        taken, self._costs = self._costs, []
+        return taken
 
     def poll(self) -> None:
         """There is never a message."""
@@ -78,6 +84,13 @@ class InProcess:
 
     def end(self) -> None:
         """There is nothing to end."""
+
+
+def _seconds_of(worker: Worker, part: str, content: object) -> float:
+    """Have a part done; the seconds that it took."""
+    began = time.perf_counter()
+    worker.do(part, content)
+    return time.perf_counter() - began
 
 
 # ---- in another process -------------------------------------------------------------------------
@@ -107,6 +120,7 @@ class WorkerProcess:
             self._process.start()
         theirs.close()  # so that the pipe ends where the other process does
         self.pending = [STARTING]  # what is not done yet
+        self._costs: list[tuple[str, float]] = []
 
     def submit(self, parts: Sequence[str], content: object, stop: StopSignal) -> bool:
         """Send work, which must be picklable, and return; nothing else may be pending."""
@@ -117,6 +131,11 @@ class WorkerProcess:
         except OSError:
             raise self._died() from None
         return True
+
+    def take_costs(self) -> list[tuple[str, float]]:
+        """The parts that were done since this was last asked, and the seconds that each took."""
+        taken, self._costs = self._costs, []
+        return taken
 
     def poll(self) -> None:
         """Show what the other process printed so far; raises what it raised, or WorkerDied."""
@@ -137,7 +156,7 @@ class WorkerProcess:
                 return False
             if now >= say:
                 say = math.inf
-                _show("stdout", f"Waiting for the worker process: {self.pending[0]}.")
+                show("stdout", f"Waiting for the worker process: {self.pending[0]}.")
             self._receive(0.2)
         self.poll()
         return True
@@ -163,12 +182,15 @@ class WorkerProcess:
         except (EOFError, OSError):
             raise self._died() from None
         if kind == "done":
-            self.pending.remove(content)
+            part, seconds = content
+            self.pending.remove(part)
+            if part != STARTING:
+                self._costs.append((part, seconds))
         elif kind == "failed":
             self.end()
             raise content
         else:
-            _show(kind, content)
+            show(kind, content)
         return True
 
     def _died(self) -> WorkerDied:
@@ -205,7 +227,7 @@ def _plain(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, bytes, PurePath))
 
 
-def _show(stream: str, text: str) -> None:
+def show(stream: str, text: str) -> None:
     """Above a progress bar, if there is one."""
     with suppress(OSError):  # the terminal may be gone
         tqdm.write(text, file=getattr(sys, stream))
@@ -264,12 +286,11 @@ def _serve(
     try:
         with explain_memory(advice):
             worker = start(*arguments)
-            send("done", STARTING)
+            send("done", (STARTING, 0.0))
             while work := _next(pipe):
                 parts, content = work
                 for part in parts:
-                    worker.do(part, content)
-                    send("done", part)
+                    send("done", (part, _seconds_of(worker, part, content)))
     except BaseException as error:
         with suppress(OSError):  # nobody is there to receive it
             send("failed", _to_send(error))

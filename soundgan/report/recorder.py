@@ -16,14 +16,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from soundgan import run_folder
 from soundgan.audio import vocoders
 from soundgan.console import say
 from soundgan.dataset import Clips, Split
 from soundgan.errors import Interrupted, UserError
 from soundgan.models.loading import packed
-from soundgan.report import process
+from soundgan.report import messages, process
+from soundgan.report.pace import SAMPLES, SCORES, Pace
 from soundgan.report.process import InProcess, WorkerProcess
-from soundgan.report.reporter import SAMPLES, SCORES, Reporter, Snapshot
+from soundgan.report.reporter import Reporter, Snapshot
 from soundgan.report.samples import Samples
 from soundgan.report.score_log import ScoreLog
 from soundgan.settings import Config
@@ -55,10 +57,12 @@ class Recorder:
         log: Log,
         scored: set[int],
         stop: StopSignal,
+        pace: Pace,
     ) -> None:
         """`scored`: epochs that have their scores."""
-        self.cfg, self.log, self.stop = cfg, log, stop
+        self.cfg, self.log, self.stop, self.pace = cfg, log, stop, pace
         self._executor, self._scored = executor, scored
+        self._said = False  # that scores are put off
         self._submitted = (0, 0)  # epoch and step of what was submitted last
         self._logged = time.monotonic()
         self._due = False  # whether a checkpoint is due and was put off
@@ -77,18 +81,28 @@ class Recorder:
         same_files: bool,
         stop: StopSignal,
         changed: Mapping[str, object],
-        rows: Mapping | None,
+        state: Mapping,
     ) -> Recorder:
         """Open the logs of a run after `epoch` and start a reporter, in this process or another.
 
-        `columns`: of the log, `rows`: what a checkpoint holds of it. `same_files`, `changed`: see
-        `Reporter`. Raises UserError where a package lacks or a real clip has gone, OSError.
+        `columns`: of the log. `state`: of the checkpoint that the run goes on from, if there is
+        one. `same_files`, `changed`: see `Reporter`. Raises UserError where a package lacks or a
+        real clip has gone, OSError.
         """
         events = Events(cfg.run_dir / "tensorboard", epoch) if cfg.tensorboard else None
+        rows = state.get("log")
         log = Log(cfg.run_dir / "log.csv", columns, epoch, events, every=True, saved=rows)
+        trained = [row.get("seconds", 0.0) for row in log.rows]
+        pace = Pace.restore(cfg, epoch, trained, state.get("pace"))
+        if state:
+            pace.again = run_folder.epochs_aside(cfg.run_dir, epoch)
         scores = ScoreLog.open_log(cfg, epoch)
         ScoreLog.keep_rows(cfg, scores)
         scored = {row["epoch"] for row in scores.rows}
+        there = {SAMPLES: Samples.path(cfg, epoch).is_dir(), SCORES: epoch in scored}
+        for part in pace.parts:
+            if there[part]:
+                pace.add_unknown(part)
         rest = (epoch, same_files, changed)
         apart = cfg.background == "on" or (cfg.background == "auto" and device.type == "cuda")
         if apart and epoch < cfg.epochs:  # without training there is nothing to hold up
@@ -98,7 +112,7 @@ class Recorder:
             executor = WorkerProcess(SCORES, advice, Reporter.in_worker, *arguments)
         else:
             executor = InProcess(SCORES, Reporter, cfg, classes, clips, split, device, *rest)
-        return cls(cfg, executor, log, scored, stop)
+        return cls(cfg, executor, log, scored, stop, pace)
 
     def __enter__(self) -> Recorder:
         return self
@@ -118,9 +132,15 @@ class Recorder:
     def add(self, row: Mapping[str, float]) -> None:
         """One epoch's row of the log, kept in memory for CHECKPOINT_SECONDS at most."""
         self.log.add(row)
+        self.pace.add_epoch(self.log.rows[-1].get("seconds", 0.0))
         if time.monotonic() - self._logged >= CHECKPOINT_SECONDS:
             self._write_log()
         self._executor.poll()
+        self._note_costs()
+
+    def _note_costs(self) -> None:
+        for part, seconds in self._executor.take_costs():
+            self.pace.add_cost(part, seconds)
 
     def _write_log(self) -> None:
         self.log.write()
@@ -128,12 +148,23 @@ class Recorder:
 
     def missing(self, epoch: int) -> list[str]:
         """What is due after an epoch and does not stand there yet: SAMPLES, SCORES."""
-        parts = []
-        if self.cfg.is_sampled(epoch) and not Samples.path(self.cfg, epoch).is_dir():
-            parts.append(SAMPLES)
-        if self.cfg.is_scored(epoch) and epoch not in self._scored:
-            parts.append(SCORES)
-        return parts
+        due = self.pace.due(epoch, busy=bool(self._executor.pending))
+        if self.pace.is_put_off(SCORES) and not self._said:
+            self._said = True
+            process.show("stdout", messages.scores_put_off(self.pace))
+        if SAMPLES in due and Samples.path(self.cfg, epoch).is_dir():
+            due.remove(SAMPLES)
+        if SCORES in due and epoch in self._scored:
+            due.remove(SCORES)
+        return due
+
+    def checkpoint_needed(self, parts: Sequence[str]) -> bool:
+        """Whether a checkpoint must be written before these parts are made.
+
+        Scores may find it to be the best one. With `auto`, only a checkpoint says what was due: a
+        run that is killed while it is made must not decide again.
+        """
+        return SCORES in parts or (SAMPLES in parts and self.cfg.sample_every == "auto")
 
     def checkpoint_due(self, epoch: int) -> bool:
         """Whether a regular checkpoint is to be written after this epoch.
@@ -153,19 +184,22 @@ class Recorder:
         """
         self.wait()
         self._write_log()
-        rows = {"log": packed_rows(self.log.rows, self.log.columns)}
-        checkpoints.save_checkpoint(self.cfg.run_dir, state | rows)
+        rows = packed_rows(self.log.rows, self.log.columns)
+        own = {"log": rows, "pace": self.pace.state()}
+        checkpoints.save_checkpoint(self.cfg.run_dir, state | own)
         self._due, self._saved = False, time.monotonic()
 
     def submit(self, snapshot: Snapshot, parts: Sequence[str]) -> None:
         """Have these parts made of a snapshot, after what is pending. Raises Interrupted.
 
-        Before SCORES, a checkpoint of the same epoch must have been written.
+        Where `checkpoint_needed`, a checkpoint of the same epoch must have been written.
         """
         self.wait()
         self._write_log()
         self._submitted = snapshot.epoch, snapshot.step
         now = [part for part in parts if not (part == SCORES and self.stop.name)]
+        if SCORES in now and SCORES in self.pace.last:
+            process.show("stdout", messages.scoring(snapshot.epoch, self.pace.last[SCORES]))
         done = not now or self._executor.submit(now, snapshot, self.stop)
         if len(now) < len(parts) or not done:
             self.wait()
@@ -173,7 +207,9 @@ class Recorder:
 
     def wait(self) -> None:
         """Until nothing is pending. Raises what went wrong with it, or Interrupted."""
-        if not self._executor.wait(self.stop):
+        done = self._executor.wait(self.stop)
+        self._note_costs()
+        if not done:
             epoch, step = self._submitted
             raise Interrupted(
                 f"{self.stop.name}: the scores of epoch {epoch} were not done "

@@ -19,6 +19,7 @@ from soundgan.dataset import Clips, Split, open_clips, splitting
 from soundgan.errors import UserError
 from soundgan.files import write_bytes
 from soundgan.report import page, plots
+from soundgan.report.pace import SAMPLES
 from soundgan.report.samples import Samples
 from soundgan.report.score_log import ScoreLog
 from soundgan.run_folder import clear_old, read_config, write_config
@@ -26,8 +27,6 @@ from soundgan.settings import Config
 from soundgan.training.devices import pick_device
 from soundgan.training.log import read_log
 from soundgan.training.tensorboard import Events
-
-SAMPLES, SCORES = "samples", "scores"  # what may be due after an epoch, made in this order
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,23 @@ def misfit_of_texts(value: object) -> str:
     return "" if fits else "it is no list of texts"
 
 
+def misfit_of_pace(saved: object) -> str:
+    """Why what a checkpoint holds of the pace of samples and scores (`report/pace.py`) cannot be
+    used, or ""; None: an older version's."""
+    if saved is None:
+        return ""
+    names = ("costs", "last", "at")
+    if not isinstance(saved, Mapping) or {"due", *names} - saved.keys():
+        return "it is no table"
+    if reason := misfit_of_texts(saved["due"]):
+        return f"due: {reason}"
+    for name in names:
+        own = saved[name]
+        if not isinstance(own, Mapping) or any(_misfit_of_value(v, float) for v in own.values()):
+            return f"{name}: it is no table of numbers from 0 up"
+    return ""
+
+
 def misfit_of_tensors(own: Mapping[str, Tensor], saved: object) -> str:
     """Why a state dict cannot fill a network whose state dict is `own`, or ""."""
     if not isinstance(saved, Mapping):

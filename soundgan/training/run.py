@@ -162,6 +162,7 @@ class Run:
         digests = state.get("held_out_digests", [])
         reasons["held_out_digests"] = checkpoints.misfit_of_texts(digests)
         reasons["log"] = misfit_of_log(state.get("log"))
+        reasons["pace"] = checkpoints.misfit_of_pace(state.get("pace"))
         return reasons
 
     def _take_other_batches(self, before: int) -> None:

@@ -15,8 +15,8 @@ from soundgan.audio import vocoders
 from soundgan.errors import Interrupted, UserError
 from soundgan.evaluation import classifier
 from soundgan.report import process
+from soundgan.report.pace import SAMPLES, SCORES
 from soundgan.report.process import WorkerDied, WorkerProcess
-from soundgan.report.reporter import SAMPLES, SCORES
 from soundgan.training.signals import StopSignal
 
 ROOT = Path(__file__).parents[2]

@@ -25,9 +25,10 @@ from soundgan.errors import Diverged, Interrupted, UserError
 from soundgan.evaluation import classifier, metrics
 from soundgan.files import locked
 from soundgan.report import process, recorder
+from soundgan.report.pace import SAMPLES, SCORES, Pace
 from soundgan.report.process import InProcess, WorkerProcess
 from soundgan.report.recorder import Recorder
-from soundgan.report.reporter import SAMPLES, SCORES, Reporter, Snapshot
+from soundgan.report.reporter import Reporter, Snapshot
 from soundgan.settings import Config
 from soundgan.training import checkpoints, objectives
 from soundgan.training.checkpoints import find_checkpoint
@@ -140,7 +141,7 @@ def test_where_work_is_done(small: Config, monkeypatch: pytest.MonkeyPatch) -> N
             cfg = change(small, {"background": chosen})
             for epoch in (0, cfg.epochs):
                 there = torch.device(device)
-                about = (cfg, [], clips, split, there, epoch, ("epoch",), True, None, {}, None)
+                about = (cfg, [], clips, split, there, epoch, ("epoch",), True, None, {}, {})
                 Recorder.open(*about)
     # By device and epoch; where no training is left, there is nothing to hold up.
     once = "at once"
@@ -212,7 +213,7 @@ def test_when_a_checkpoint_is_due(small: Config, monkeypatch: pytest.MonkeyPatch
     log = Log(small.run_dir / "log.csv", ("epoch",), 0)
     with StopSignal() as stop:
         cfg = change(small, {"checkpoint_every": 2})
-        made = Recorder(cfg, executor, log, set(), stop)
+        made = Recorder(cfg, executor, log, set(), stop, Pace(cfg))
         assert not made.checkpoint_due(1)
         assert made.checkpoint_due(2)  # the first one need not wait
         made.save_checkpoint({})
