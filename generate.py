@@ -17,6 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+if __name__ == "__main__":
+    from soundgan import startup
+
+    startup.leave_on_interrupt()  # during the imports below, which take seconds
+
 import tyro
 
 from soundgan import config_io, console, files, models

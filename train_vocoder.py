@@ -20,6 +20,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+if __name__ == "__main__":
+    from soundgan import startup
+
+    startup.leave_on_interrupt()  # during the imports below, which take seconds
+
 import tyro
 
 from soundgan import command_line

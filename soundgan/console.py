@@ -16,6 +16,7 @@ from typing import TextIO
 import tqdm.auto
 import tqdm.std
 
+from soundgan import startup
 from soundgan.errors import UserError
 
 LINE_SECONDS = 30.0  # s between two lines of progress where nobody watches
@@ -225,6 +226,7 @@ def friendly() -> Iterator[Outcome]:
     outcome = Outcome()
     with _lasting_streams():
         try:
+            startup.interrupt_as_usual()
             yield outcome
         except UserError as error:
             outcome.code = error.exit_code

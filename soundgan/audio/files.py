@@ -18,11 +18,10 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 import torch
 from torch import Tensor
 
-from soundgan import files
+from soundgan import files, packages
 from soundgan.audio import containers
 from soundgan.audio.containers import View
 from soundgan.errors import UserError
@@ -234,7 +233,7 @@ def read_clips(
     with _reasons():
         mono = _mono(path, known, begin - lead, wanted, stop)
     if len(mono):
-        mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
+        mono = resampled(mono, rate, sample_rate, os.fsdecode(path))
     elif first == 0:
         raise BadClip("holds no samples")
     mono = mono[lead * sample_rate // rate :][: count * num_samples]
@@ -252,6 +251,19 @@ def read_clips(
             "uses all of it"
         )
     return out.reshape(count, num_samples), rate, known.seconds
+
+
+def resampled(wave: np.ndarray, rate: int, wanted: int, name: str) -> np.ndarray:
+    """`wave (L,)` at `rate` Hz -> at `wanted` Hz, as it is where these are equal.
+
+    `name`: of what is resampled, where soxr is not installed: then raises Missing.
+    """
+    if rate == wanted:
+        return wave
+    soxr = packages.needed(
+        "soxr", f"Resampling {name} from {rate} to {wanted} Hz", f"bring sounds of {wanted} Hz"
+    )
+    return soxr.resample(wave, rate, wanted, quality="HQ")
 
 
 def _mono(

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import yaml
 from torch import Tensor, nn
 
-from soundgan import files, tensor_files
+from soundgan import files, packages, tensor_files
 from soundgan.parts import shown
 
 if TYPE_CHECKING:
     from speechbrain.lobes.models.HifiGAN import HifiganGenerator
 
 ABOUT, WEIGHTS = "hyperparams.yaml", "generator.ckpt"
-KIND = "speechbrain.lobes.models.HifiGAN.HifiganGenerator"
+MODULE = "speechbrain.lobes.models.HifiGAN"
+KIND = f"{MODULE}.HifiganGenerator"
 MOST_ABOUT = 2**16  # bytes; the published ones have two thousand
 MOST_WEIGHTS = 10**8  # the published ones have 14 million
 MOST_WEIGHT = 1e6
@@ -44,39 +44,17 @@ class Tagged:
     value: object
 
 
-class Plain(yaml.SafeLoader):
-    """Scalars, lists and tables; any other tag is kept beside its value, as text."""
-
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a few lines of them can stand for gigabytes
-            raise ValueError("it uses aliases (*name)")
-        return super().compose_node(parent, index)
-
-    def tagged(self, tag: str, node: yaml.Node) -> Tagged:
-        """`tag`: all of it, such as `!ref`."""
-        if isinstance(node, yaml.ScalarNode):
-            return Tagged(tag, self.construct_scalar(node))
-        if isinstance(node, yaml.SequenceNode):
-            return Tagged(tag, self.construct_sequence(node, deep=True))
-        return Tagged(tag, self.construct_mapping(node, deep=True))
-
-
-Plain.add_multi_constructor("", Plain.tagged)
-
-
 def arguments(content: bytes) -> dict[str, object]:
     """Arguments of SpeechBrain's HifiganGenerator from a `hyperparams.yaml`, checked.
 
-    Raises ValueError with the reason.
+    Raises ValueError with the reason, Missing where PyYAML is not installed.
     """
     if len(content) > MOST_ABOUT:
         raise ValueError(f"it has more than {MOST_ABOUT} bytes")
-    try:
-        about = yaml.load(content, Plain)
-    except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+    packages.needed("yaml", f"Reading {ABOUT}")
+    from soundgan.audio.plain_yaml import read
+
+    about = read(content)
     made = about.get("generator") if isinstance(about, dict) else None
     if not isinstance(made, Tagged) or made.tag != f"!new:{KIND}":
         tag = made.tag if isinstance(made, Tagged) else "none"
@@ -182,10 +160,9 @@ def load(about: Path, weights: Path, device: torch.device) -> HifiganGenerator:
     """The generator of the two files on `device`, in evaluation mode, its weights normalised still.
 
     Log-mels `(B, M, T)` -> `generator.inference` -> `(B, 1, (T + 2 * inference_padding) * hop)`.
-    Raises ValueError with what is wrong, OSError where a file cannot be read.
+    Raises ValueError with what is wrong, OSError where a file cannot be read, Missing.
     """
-    from speechbrain.lobes.models.HifiGAN import HifiganGenerator  # a second: only when wanted
-
+    hifigan = packages.needed(MODULE, "Playing a HiFi-GAN")  # a second to import: when wanted
     try:
         own = arguments(files.read_bytes(about))
     except ValueError as error:
@@ -193,7 +170,7 @@ def load(about: Path, weights: Path, device: torch.device) -> HifiganGenerator:
     if weights.stat().st_size > 8 * _count(own) + 2**24:
         raise ValueError(f"its {WEIGHTS} is larger than its network")
     state = read_state(files.read_bytes(weights), WEIGHTS)
-    generator = HifiganGenerator(**own)
+    generator = hifigan.HifiganGenerator(**own)
     fill(generator, state, ABOUT)
     return generator.eval().requires_grad_(False).to(device)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from soundgan import packages
 from soundgan.audio import bigvgan, hifigan
 from soundgan.audio import fetch as hub
 from soundgan.audio.vocoders import (
@@ -67,7 +68,8 @@ def open_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> Vocod
     """The vocoder that `cfg.vocoder` names, ready and tried; raises BadVocoder with the reason."""
     for kind in (GriffinLim, Librosa, RawAudio):
         if cfg.vocoder == kind.name:
-            return kind(cfg, device)
+            with _packages():
+                return kind(cfg, device)
     vocoder = _load_bigvgan(cfg, device) if _is_bigvgan(cfg) else load_hifigan(cfg, device, fetch)
     try:
         wave = vocoder(torch.full((1, 1, cfg.sound.n_mels, 8), cfg.sound.quietest))
@@ -111,6 +113,16 @@ def _refuse_lacking(folder: Path, names: Sequence[str]) -> None:
 
 
 @contextmanager
+def _packages() -> Iterator[None]:
+    """Within it, a package that lacks becomes BadVocoder."""
+    try:
+        yield
+    except packages.Missing as error:
+        reason = error.reason[:1].lower() + error.reason[1:]  # within a sentence
+        raise BadVocoder(reason, error.advice) from error
+
+
+@contextmanager
 def _loading(advice: str = "") -> Iterator[None]:
     """Within it, whatever is wrong with a vocoder's files becomes BadVocoder."""
     more = (advice,) if advice else ()
@@ -118,7 +130,7 @@ def _loading(advice: str = "") -> Iterator[None]:
         yield
     except ValueError as reason:
         raise BadVocoder(str(reason), *more) from reason
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, packages.Missing):
         raise
     except Exception as error:  # a damaged file fails in whatever way it likes
         raise BadVocoder(f"its files cannot be loaded ({_first_line(error)})", *more) from error
@@ -133,15 +145,19 @@ def load_hifigan(cfg: Config, device: torch.device, fetch: bool = True) -> HifiG
     folder, name = Path(cfg.vocoder), cfg.vocoder
     if folder.is_dir():
         _refuse_lacking(folder, FILES)
-        with _loading():
+        with _packages(), _loading():
             return HifiGan(cfg, device, *(folder / file for file in FILES))
     if not HUB_NAME.fullmatch(name):
         raise BadVocoder("there is no such folder, and it is no hub name (owner/name)")
     if "bigvgan" in name.lower():
         files = f"its {bigvgan.CONFIG} and {bigvgan.WEIGHTS}"
         raise BadVocoder(f"a BigVGAN is taken from a folder only: download {files} into one")
+    with _packages():
+        wanted = ("speechbrain", "yaml", "huggingface_hub")
+        packages.check(wanted, "Playing a HiFi-GAN of the hub")  # before it is fetched
+        packages.needed("huggingface_hub", "Finding a model of the hub")
     paths = _from_hub(name, fetch)
-    with _loading(f"remove {paths[0].parent}, and it is fetched again"):
+    with _packages(), _loading(f"remove {paths[0].parent}, and it is fetched again"):
         return HifiGan(cfg, device, *paths)
 
 

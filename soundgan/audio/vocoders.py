@@ -13,6 +13,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
+from soundgan import packages
 from soundgan.audio import bigvgan, hifigan
 from soundgan.audio.transform import expand, mel_bands
 from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config
@@ -107,14 +108,19 @@ class Librosa(Vocoder):
 
     name = LIBROSA
 
-    def decode(self, x: Tensor) -> Tensor:
-        import librosa
+    def __init__(self, cfg: Config, device: torch.device) -> None:
+        """Raises Missing where librosa cannot be imported."""
+        super().__init__(cfg, device)
+        purpose = "Playing through librosa"
+        self.mel_to_stft = packages.needed("librosa.feature.inverse", purpose).mel_to_stft
+        self.griffinlim = packages.needed("librosa.core.spectrum", purpose).griffinlim
 
+    def decode(self, x: Tensor) -> Tensor:
         sound = self.sound
         waves = []
         for mel in expand(x, self.cfg).cpu().numpy():  # (M, T)
             # What mel_to_audio does, in its two parts, because only they take a seed.
-            linear = librosa.feature.inverse.mel_to_stft(
+            linear = self.mel_to_stft(
                 np.pad(mel, ((0, 0), (0, 1)), mode="edge"),
                 sr=sound.sample_rate,
                 n_fft=sound.n_fft,
@@ -124,7 +130,7 @@ class Librosa(Vocoder):
                 htk=sound.mel_scale == "htk",
                 norm=None if sound.mel_norm == "none" else sound.mel_norm,
             )
-            wave = librosa.griffinlim(
+            wave = self.griffinlim(
                 linear, n_iter=LIBROSA_ITERATIONS, hop_length=sound.hop, random_state=0
             )
             waves.append(torch.from_numpy(wave))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from soundgan import packages
 from soundgan.evaluation.features import SoundSet, statistics
 
 SEEDS = (0, 1, 2)  # one classifier each
@@ -92,16 +93,14 @@ def train_classifiers(sounds: SoundSet, classes: int, device: torch.device) -> l
 def similar(x: Tensor) -> Tensor:
     """Pseudo-labels `(N,)` of log-mels `(N, 1, M, T)`: the number of the group of similar ones
     that each is in, as in DeepCluster (Caron et al. 2018)."""
-    from sklearn.cluster import KMeans
-
+    cluster = packages.needed("sklearn.cluster", "Scoring a run without classes")
     points = statistics(x)
     groups = min(GROUPS, len(points.unique(dim=0)))  # fewer where clips are copies of each other
     if groups < 2:
         return torch.zeros(len(x), dtype=torch.long)
     points = (points - points.mean(0)) / (points.std(0) + 1e-3)
-    return torch.from_numpy(
-        KMeans(groups, n_init=4, random_state=0).fit_predict(points.numpy())
-    ).long()
+    groups = cluster.KMeans(groups, n_init=4, random_state=0).fit_predict(points.numpy())
+    return torch.from_numpy(groups).long()
 
 
 def share_right(classifier: Classifier, sounds: SoundSet) -> float:

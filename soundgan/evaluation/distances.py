@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
+from soundgan import packages
+
 DIRECTIONS = 1024  # of the sliced Wasserstein distance
 ROUNDING = 3e-3  # share of the embeddings' length below which a distance is one of equal sounds
 
@@ -22,9 +24,8 @@ def frechet(real: Tensor, fake: Tensor) -> float:
 
     Grows as the sets get smaller: compare only equal sizes.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance  # seconds to import
-
-    metric = FrechetInceptionDistance(feature=_Identity(real.shape[1]))
+    fid = packages.needed("torchmetrics.image.fid", "The Frechet distance")  # takes seconds
+    metric = fid.FrechetInceptionDistance(feature=_Identity(real.shape[1]))
     metric.set_dtype(torch.float64)
     metric.update(real.double().cpu(), real=True)
     metric.update(fake.double().cpu(), real=False)
@@ -126,14 +127,13 @@ def copying(training: Tensor, unseen: Tensor, fake: Tensor) -> tuple[float, floa
     Meehan, Chaudhuri & Dasgupta 2020: under about -3, they are copies. None where the unseen sounds
     are copies of training clips themselves.
     """
-    from scipy.stats import mannwhitneyu
-
+    stats = packages.needed("scipy.stats", "The test for copies")
     own, others = nearest(training, fake), nearest(training, unseen)
     if vanishes(float(others.median()), training):
         return None
     ratio = float(own.median() / others.median())
     n, m = len(own), len(others)
-    rank = mannwhitneyu(own.numpy(), others.numpy()).statistic
+    rank = stats.mannwhitneyu(own.numpy(), others.numpy()).statistic
     return ratio, float((rank - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundgan import files, tensor_files
+from soundgan import files, packages, tensor_files
 from soundgan.audio import Transform, Vocoder, bigvgan
 from soundgan.dataset import Clips, Recording, Split, decoded_constants, recordings, stale
 from soundgan.evaluation import classifier as classifiers
@@ -201,6 +201,21 @@ def _choose(cfg: Config, clips: Clips, split: Split) -> _Chosen:
     teaching = _first(training, counts)
     unseen = spread_out(split.held_out, MOST_REAL) or [training[i] for i in teaching]
     return _Chosen(training, unseen, teaching, counts)
+
+
+def check_packages(cfg: Config, classes: int, instead: str = "") -> None:
+    """Raise UserError where a package is not installed that scoring such a run needs.
+
+    Before training, which would otherwise end at its first scoring. `instead`: what to do without.
+    """
+    names = ["torchmetrics"]
+    if cfg.holdout or cfg.holdout_dir:
+        names.append("scipy")  # to test for copies
+    if classes < 2:
+        names.append("sklearn")
+    if cfg.sound.sample_rate != features.GRID["sample_rate"]:
+        names.append("soxr")
+    packages.check(names, "Scoring", instead)
 
 
 def _measure_real(evaluator: Evaluator, vocoder: Vocoder, chosen: _Chosen) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import soxr
 import torch
 import torchaudio
 from torch import Tensor, nn
@@ -53,8 +52,8 @@ def log_mels(waves: Tensor, rate: int, seconds: float) -> Tensor:
     mels = []
     for wave in waves:  # one by one: a batch of them leaves the processor's cache
         # Not by torchaudio, which makes a filter of 90 million numbers for a clip at 16 384 Hz.
-        resampled = soxr.resample(wave.numpy(), rate, GRID["sample_rate"], quality="HQ")
-        wave = torch.from_numpy(resampled)[:length]
+        wave = audio_files.resampled(wave.numpy(), rate, GRID["sample_rate"], "sounds to score")
+        wave = torch.from_numpy(wave)[:length]
         wave = nn.functional.pad(wave, (0, length - len(wave)))
         mels.append(mel(wave).clamp(min=FLOOR).log())
     frames = length // GRID["hop_length"] + 1

@@ -13,7 +13,7 @@ from soundgan import dataset, models, tensor_files
 from soundgan.audio import load_vocoder
 from soundgan.dataset import splitting
 from soundgan.errors import UserError
-from soundgan.evaluation.evaluator import make_evaluator
+from soundgan.evaluation.evaluator import check_packages, make_evaluator
 from soundgan.evaluation.scores import score, write_scores
 from soundgan.models.loading import trained
 from soundgan.settings import Config
@@ -32,6 +32,7 @@ def score_run(
     start = time.perf_counter()
     device = pick_device(cfg)
     clips = _real_sounds(cfg, classes)
+    check_packages(cfg, len(clips.classes))
     saved = None if splitting.is_whole(cfg.run_dir) else _saved_list(cfg.run_dir)
     one_is_enough = replace(cfg, batch_size=1)  # nothing is trained
     split = dataset.split(one_is_enough, clips, known=True, saved=saved)

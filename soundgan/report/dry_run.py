@@ -18,7 +18,7 @@ from soundgan.dataset import demo, stale
 from soundgan.errors import Diverged
 from soundgan.report import messages, pace
 from soundgan.report.pace import SAMPLES, SCORES
-from soundgan.report.recorder import less_memory
+from soundgan.report.recorder import check_scoring, less_memory
 from soundgan.report.samples import samples_of
 from soundgan.settings import Config
 from soundgan.training import continuing
@@ -43,6 +43,7 @@ def dry_run(cfg: Config, start: Start, step: Step, kind: Kind, may_write: bool) 
     kept = continuing.find_checkpoint(cfg)
     source = find_source(cfg, kept)
     clips = decode(cfg, may_write)
+    check_scoring(cfg, clips)
     state = kept.state if kept else None
     with explain_memory(less_memory(cfg)):
         run = start(cfg, clips, device, state, source)

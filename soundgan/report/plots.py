@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import io
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
+import torchaudio
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,6 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from soundgan import files
+from soundgan.audio.transform import mel_bands
 from soundgan.settings import Config, Sound, Spectrogram
 
 # Fonts that hold Chinese, Japanese and Korean, in order of preference; Matplotlib's own has none.
@@ -211,30 +215,31 @@ def _unit(mel: Spectrogram) -> str:
 
 def _stft(wave: np.ndarray, mel: Spectrogram) -> np.ndarray:
     """Log-mel picture `(M, T)` of raw audio `(L,)`, only to look at."""
-    import librosa
-
-    picture = librosa.feature.melspectrogram(
-        y=wave.astype(np.float32),
-        sr=mel.sample_rate,
+    bands = torchaudio.transforms.MelSpectrogram(
         n_fft=mel.n_fft,
         hop_length=mel.hop,
         power=mel.power,
-        n_mels=mel.n_mels,
-        fmin=mel.f_min,
-        fmax=mel.f_max,
-        htk=mel.mel_scale == "htk",
+        pad_mode="constant",
+        **mel_bands(mel),
     )
-    return np.log(np.maximum(picture, mel.compression_constant))
+    picture = bands(torch.from_numpy(wave.astype(np.float32)))
+    return picture.clamp(min=mel.compression_constant).log().numpy()
 
 
 def band_of(hz: float, mel: Spectrogram) -> float:
-    """Height of a frequency on an axis of mel bands, band k filling [k, k + 1]."""
-    import librosa
+    """Height of a frequency (whole Hz) on an axis of mel bands, band k filling [k, k + 1].
 
-    low, high, at = librosa.hz_to_mel([mel.f_min, mel.f_max, hz], htk=mel.mel_scale == "htk")
-    # M triangles have M + 2 evenly spaced corners; band k is centred on corner k + 1.
-    band = (at - low) / (high - low) * (mel.n_mels + 1) - 0.5
-    return float(np.clip(band, 0, mel.n_mels))
+    Where the filters put it: each falls to nothing at the centres of its neighbours, so that the
+    weights of a tone add up to one, and are those of the two bands it lies between.
+    """
+    bands = mel_bands(mel) | {"norm": None, "sample_rate": 2 * hz}
+    with warnings.catch_warnings():  # of the bands that one tone does not reach
+        warnings.simplefilter("ignore")
+        weights = torchaudio.functional.melscale_fbanks(n_freqs=2, **bands)[1].double()  # (M,)
+    rest = float(1 - weights.sum())  # at the ends of the axis, of a band beyond the last one
+    beyond = -0.5 if 2 * hz < mel.f_min + mel.f_max else mel.n_mels + 0.5
+    band = float(weights @ (torch.arange(mel.n_mels) + 0.5).double()) + rest * beyond
+    return min(max(band, 0.0), float(mel.n_mels))
 
 
 # ---- curves -------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from soundgan.audio import vocoders
 from soundgan.console import say
 from soundgan.dataset import Clips, Split
 from soundgan.errors import Interrupted, UserError
+from soundgan.evaluation.evaluator import check_packages
 from soundgan.models.loading import packed
 from soundgan.report import messages, process
 from soundgan.report.pace import SAMPLES, SCORES, Pace
@@ -89,6 +90,7 @@ class Recorder:
         one. `same_files`, `changed`: see `Reporter`. Raises UserError where a package lacks or a
         real clip has gone, OSError.
         """
+        check_scoring(cfg, clips)
         events = Events(cfg.run_dir / "tensorboard", epoch) if cfg.tensorboard else None
         rows = state.get("log")
         log = Log(cfg.run_dir / "log.csv", columns, epoch, events, every=True, saved=rows)
@@ -224,6 +226,12 @@ def interrupted(cfg: Config, signal: str, step: int) -> Interrupted:
     return Interrupted(
         f"{signal} after step {step}: saved in {cfg.run_dir}; the same command continues."
     )
+
+
+def check_scoring(cfg: Config, clips: Clips) -> None:
+    """Raise UserError where the run is to be scored, and a package that this needs lacks."""
+    if cfg.score_every:
+        check_packages(cfg, len(clips.classes), "train without scores (--score-every 0)")
 
 
 def less_memory(cfg: Config) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.image
 import soundfile
 import torch
 
@@ -59,6 +58,8 @@ class Events:
 
     def sounds(self, folder: Path, epoch: int) -> None:
         """The WAVs and PNGs of one set of samples."""
+        import matplotlib.image  # for those who draw, only
+
         for path in sorted(folder.glob("*.wav")):
             wave, rate = soundfile.read(path, dtype="float32")
             picture = matplotlib.image.imread(path.with_suffix(".png"))[..., :3]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from soundgan.audio import Transform
 from soundgan.config_io import change
 from soundgan.settings import Config
+from soundgan.vocoder_training.networks import speechbrain
 from soundgan.vocoder_training.settings import Options
 
 
@@ -21,8 +22,7 @@ class Losses:
     """
 
     def __init__(self, options: Options, spectrograms: Config, device: torch.device) -> None:
-        from speechbrain.lobes.models import HifiGAN as hifigan
-
+        hifigan = speechbrain()
         self.options = options
         self.discriminator_loss = hifigan.MSEDLoss()
         self.generator_loss = hifigan.MSEGLoss()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from torch import nn
 
-from soundgan.audio.hifigan import check
+from soundgan import packages
+from soundgan.audio.hifigan import MODULE, check
 from soundgan.audio.vocoders import HIFIGAN_GRID
 from soundgan.errors import UserError
 from soundgan.vocoder_training.settings import Options
@@ -16,13 +19,12 @@ def build(options: Options) -> tuple[nn.Module, nn.Module]:
     The discriminators' scores and features are lists, one entry a period or scale. Raises UserError
     where nobody could play through such a generator.
     """
-    from speechbrain.lobes.models import HifiGAN as hifigan  # a second to import: when wanted
-
     arguments = generator_arguments(options)
     try:
         check(arguments)  # as whoever plays through it will
     except ValueError as reason:
         raise UserError(f"These constants make no HiFi-GAN: its {reason}.") from reason
+    hifigan = speechbrain()
     generator = hifigan.HifiganGenerator(**arguments)
     critic = hifigan.HifiganDiscriminator()
     if options.periods != Options.periods:
@@ -30,6 +32,14 @@ def build(options: Options) -> tuple[nn.Module, nn.Module]:
         critic.mpd.discriminators = nn.ModuleList(some)
     critic.msd.discriminators = critic.msd.discriminators[: options.scales]
     return generator, critic
+
+
+def speechbrain() -> ModuleType:
+    """SpeechBrain's networks and losses of HiFi-GAN, which take a second to import: when wanted.
+
+    Raises UserError where they cannot be imported.
+    """
+    return packages.needed(MODULE, "Training a vocoder")
 
 
 def generator_arguments(options: Options) -> dict[str, object]:
