@@ -24,6 +24,11 @@ import time
 from contextlib import closing, suppress
 from types import ModuleType
 
+if __name__ == "__main__":
+    from soundgan import startup
+
+    startup.leave_on_interrupt()  # during the imports below, which take seconds
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
