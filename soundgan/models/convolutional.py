@@ -14,14 +14,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, softmax
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.functional import softmax
 
 from soundgan import settings
 from soundgan.models import layers
 from soundgan.models.layers import SLOPE
 from soundgan.models.resampling import shift_reflected
 from soundgan.models.residual import CriticOutput, check_channels
+from soundgan.models.spectral_norm import spectral_norm
 from soundgan.parts import Need, not_negative, within
 from soundgan.settings import MOST_CHANNELS, Config
 
@@ -206,6 +206,7 @@ class Generator(nn.Module):
         own, dims = cfg.generator, len(cfg.shape) - 1
         channels = own.channels
         self.num_classes = num_classes if cfg.conditional else 0
+        self.one_hot = layers.OneHot(self.num_classes)
         self.base = (channels[0], *smallest_map(cfg, own.stride, len(channels)))
         self.output, self.output_range = own.output, own.output_range
         self.standardise = layers.Standardise(cfg.sound.n_mels) if cfg.sound.standardise else None
@@ -240,7 +241,7 @@ class Generator(nn.Module):
     def fold(self, z: Tensor, labels: Tensor) -> Tensor:
         """Latents -> the smallest maps `(B, C, *s)`; joined along the last axis, a longer sound."""
         if self.num_classes:
-            z = torch.cat([z, one_hot(labels, self.num_classes).to(z.dtype)], dim=1)
+            z = torch.cat([z, self.one_hot(labels).to(z.dtype)], dim=1)
         return self.project(z).unflatten(1, self.base)
 
     def unfold(self, x: Tensor) -> Tensor:
@@ -267,6 +268,7 @@ class Critic(nn.Module):
         self.num_classes = num_classes if cfg.conditional else 0
         self.label_map_scale = own.label_map_scale
         self.standardise = layers.Standardise(cfg.sound.n_mels) if cfg.sound.standardise else None
+        self.one_hot = layers.OneHot(self.num_classes)
         if self.num_classes:
             self.label_map = nn.Linear(self.num_classes, torch.Size(cfg.shape).numel())
         stages: list[nn.Module] = []
@@ -303,7 +305,7 @@ class Critic(nn.Module):
         if self.standardise:
             x = self.standardise(x)
         if self.num_classes:
-            y = self.label_map(one_hot(labels, self.num_classes).to(x.dtype))  # (B, K) -> (B, S)
+            y = self.label_map(self.one_hot(labels).to(x.dtype))  # (B, K) -> (B, S)
             x = torch.cat([x, self.label_map_scale * y.view_as(x)], dim=1)  # (B, 2, *S)
         scores = self.stages(x)
         return scores.flatten() if self.head == "full" else scores.flatten(1)

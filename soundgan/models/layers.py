@@ -14,7 +14,6 @@ convolution are a convolution and a weight gradient again. Shapes: N clips, C ch
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -22,15 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding
 
 SLOPE = 0.2  # of every LeakyReLU of the networks
 aten = torch.ops.aten
-_now = {"parameters": True, "ours": True}  # not of a thread: on CUDA another one runs backward
+# Not of a thread: on CUDA another one runs backward.
+_now = {"parameters": True, "ours": True, "kernels": False}
+_failed: list[str] = []  # why this process can compile no kernel
 
 
 @contextmanager
-def _without(what: str) -> Iterator[None]:
-    before, _now[what] = _now[what], False
+def _set(what: str, value: bool) -> Iterator[None]:
+    before, _now[what] = _now[what], value
     try:
         yield
     finally:
@@ -43,12 +45,22 @@ def inputs_only() -> AbstractContextManager:
     For a slope, `autograd.grad(score, x)`: PyTorch tells its own layers what is asked for, but not
     those that are written in Python, which would compute all.
     """
-    return _without("parameters")
+    return _set("parameters", False)
 
 
 def stock() -> AbstractContextManager:
     """Within it the layers compute as those of `torch.nn`: for comparison."""
-    return _without("ours")
+    return _set("ours", False)
+
+
+def compiled(wanted: bool) -> AbstractContextManager:
+    """Within it GroupNorm's second derivatives are one kernel on CUDA, or are not (the default)."""
+    return _set("kernels", wanted)
+
+
+def ours() -> bool:
+    """Whether the layers compute as written here, and not as those of `torch.nn`."""
+    return _now["ours"]
 
 
 def _wanted(ctx) -> tuple[bool, bool, bool]:
@@ -196,7 +208,40 @@ class NormaliseGradients(Function):
         if v is None:
             return (None,) * 7
         grad, x, weight, mean, rate = ctx.saved_tensors
-        return *norm_second_gradients(v, grad, x, weight, mean, rate), None, None, None, None
+        return *_second_gradients(v, grad, x, weight, mean, rate), None, None, None, None
+
+
+def _kernel_serves(v: Tensor) -> bool:
+    """Whether one kernel is to compute them: float32 on CUDA, and no stand-in without memory."""
+    wanted = _now["kernels"] and not _failed
+    return wanted and v.is_cuda and v.dtype == torch.float32 and type(v) is Tensor
+
+
+def _second_gradients(v: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`norm_second_gradients`, as one kernel where that is wanted and possible.
+
+    The first steps of a run compile it. What fails then (no Triton on Windows, no C compiler, a GPU
+    too old for it, no folder to write to) fails for the whole process, and costs time, no numbers.
+    """
+    if not _kernel_serves(v):
+        return norm_second_gradients(v, *others)
+    try:
+        from soundgan.models import kernels
+
+        return kernels.norm_second_gradients(v, *others)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            raise  # long compiled: it is the capture that failed
+        reason = f"{type(error).__name__}: {error}".strip(": \n").partition("\n")[0]
+        _failed.append(reason)
+        print(
+            "GroupNorm's second derivatives are computed operation by operation, slower than as "
+            f"one kernel of Triton's ({reason}); --no-compile does so without trying.",
+            flush=True,
+        )
+    return norm_second_gradients(v, *others)
 
 
 def norm_second_gradients(
@@ -228,24 +273,6 @@ def norm_second_gradients(
     sum_g, sum_gu, sum_gv = by_channel
     of_weight = (r * (sum_gv - mean_v * sum_g - b * sum_gu)).sum(0)
     return of_grad.flatten(1, 2), of_x.flatten(1, 2), of_weight.flatten()
-
-
-def fuse() -> None:
-    """Let this process make few kernels of that formula (TorchInductor), where there is a compiler.
-
-    Where there is none, PyTorch warns, and the formula is computed pass by pass as before.
-    """
-    global norm_second_gradients
-    if hasattr(norm_second_gradients, "__wrapped__"):
-        return
-    compiled = torch.compile(norm_second_gradients, dynamic=False)
-
-    @functools.wraps(norm_second_gradients)
-    def fused(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        torch._dynamo.config.suppress_errors = True  # a thread's own: CUDA's backward is another
-        return compiled(*tensors)
-
-    norm_second_gradients = fused
 
 
 # ---- modules ------------------------------------------------------------------------------------
@@ -283,6 +310,20 @@ class GroupNorm(nn.GroupNorm):
 class LeakyReLU(nn.LeakyReLU):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if _plainly(x) else Leak.apply(x, self.negative_slope)
+
+
+class OneHot(nn.Module):
+    """Integer labels `(B,)` -> rows of the identity `(B, K)`: looked up, which reads nothing back.
+
+    (`torch.nn.functional.one_hot` clears, scatters and converts, and on a CPU checks the range.)
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.eye(classes), persistent=False)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return embedding(labels, self.rows)
 
 
 class Standardise(nn.Module):
