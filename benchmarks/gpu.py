@@ -1,139 +1,141 @@
-"""Everything that needs a GPU, in one command: check, time, train.
+"""Everything that needs a GPU, the most important things first: is it right, how quick is it.
 
-    python benchmarks/gpu.py --data-dir data --out gpu
+    python benchmarks/gpu.py --data-dir esc10 --out gpu             ten minutes
+    python benchmarks/gpu.py --only first --data-dir esc10 --out gpu      five of them
+    python benchmarks/gpu.py --show gpu/findings.jsonl              the tables for docs/speed.md
 
-Runs the tests that need CUDA, times every recipe (plain and replayed steps, a profile, batches of
-16 to 256, data sets of several sizes, bf16, as many ranks as there are GPUs), trains the default
-and `best` from beginning to end, and scores all six after one and two minutes, with three seeds;
-last and longest, each part of `best` and of the default likewise (--only leaves parts out). What
-each prints goes to OUT/<part>.txt; one that fails does not stop the others, and one that was given
-up goes on with the same command. Nothing is fetched: samples are played by Griffin-Lim unless
---vocoder says other.
+Goes through stages (--plan prints them), each in processes of its own, with seconds of its own. One
+that fails or hangs stops no other. A finding is printed as a line of JSON as soon as it is there,
+and added to OUT/findings.jsonl, the one file that is written (but by what takes hours, `--only
+long`). What a stage leaves of its seconds, the next ones may use. Nothing is fetched; samples are
+played by Griffin-Lim. `--device cpu --tiny` goes through all of it without a GPU, in the sizes of
+the tests.
+
+Exit codes: 0 all was found, 1 something failed or no time was left for it, 2 something to mend.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
+import json
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
-
-import torch
-import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from config import RECIPES  # noqa: E402
-from soundgan.models.residual import ProjectionCritic  # noqa: E402
-from soundgan.settings import GRIFFIN_LIM  # noqa: E402
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+from gpu_stages import child, children, plan, show  # noqa: E402
 
-CHECKS = ("tests/training/test_cuda.py", "tests/training/test_batches.py")
-GRACE = 30.0  # s that what a part started has for saving
+FINDINGS = "findings.jsonl"
 
 
 @dataclass(frozen=True)
 class Options:
-    """Check, time and train on the GPU of this machine."""
+    """Find out what a GPU does, in stages."""
 
     data_dir: str = str(ROOT / "data")
-    """Class folders."""
-    holdout_dir: str = ""
-    """Class folders to score against; empty: a tenth of DATA_DIR."""
+    """Class folders; for `score` with ESC-10's names, which begin with the fold."""
     out: str = "gpu"
-    """Folder for everything that is printed, drawn and trained."""
-    vocoder: str = GRIFFIN_LIM
-    """Of the whole run; "" takes the recipe's own, which is fetched once."""
+    """Folder for findings.jsonl."""
     only: tuple[str, ...] = ()
-    """Parts to run; none: all of them."""
-    minutes: float = 300.0
-    """After so many minutes a part is given up."""
+    """Stages, or calls (first, second, long); none: first and second."""
+    recipes: tuple[str, ...] = ()
+    """Recipes to go through; none: all."""
+    budget: float = 0.0
+    """Seconds in all; 0: what the stages have together."""
+    device: str = "auto"
+    """auto, cuda, cpu."""
+    tiny: bool = False
+    """The sizes of the tests: is every stage well, nothing else."""
+    plan: bool = False
+    """Print the stages and what they may take, and do nothing."""
+    show: tuple[str, ...] = ()
+    """Files of findings to print tables of; nothing else is done."""
 
 
-def parts(options: Options, out: Path) -> dict[str, list[str]]:
-    """The command of each part."""
-    data = str(Path(options.data_dir).resolve())
-    speed = ["benchmarks/speed.py", "--data-dir", data, "--turns", "20"]
-    vocoder = ["--vocoder", options.vocoder] if options.vocoder else []
-    published = [n for n, cfg in RECIPES.items() if not isinstance(cfg.critic, ProjectionCritic)]
-    gpus = [str(n) for n in (1, 2, 4, 8) if n <= torch.cuda.device_count()]
-    held = ["--holdout-dir", str(Path(options.holdout_dir).resolve())]
-    sounds = ["--data-dir", data, *(held if options.holdout_dir else [])]
-    run = [*sounds, "--output-dir", str(out / "runs"), *vocoder]
-    compare = ["benchmarks/compare.py", *sounds, "--out", str(out / "compare")]
-    return {
-        "checks": ["-m", "pytest", "-q", "-rP", *CHECKS],
-        "whole": ["train.py", *run],
-        "best": ["train.py", "best", *run],
-        "compare": [*compare, "--minutes", "1", "2", "--seeds", "0", "1", "2"],
-        "steps": [*speed, "--recipes", *published, "--profile", "--figure", str(out / "speed.png")],
-        "batches": [*speed, "--batches", "16", "64", "256", "--ranks", *gpus],
-        "compiled": [*speed, "--batches", "16", "256", "--compile"],
-        "bf16": [*speed, "--batches", "16", "256", "--precision", "bf16"],
-        "sizes": ["benchmarks/size.py", "--device", "cuda"],
-        "ablation": [
-            *compare,
-            *("--variants", "ablation", "--minutes", "2", "--seeds", "0", "1", "2"),
-        ],
-    }
+def run_stage(stage: plan.Stage, options: Options, seconds: float, tell: children.Tell) -> bool:
+    """One stage, for so many seconds at most; whether all of it was found."""
+    start = time.monotonic()
+    asked = {"stage": stage.name, "limit": stage.limit, "device": options.device}
+    asked |= {"tiny": options.tiny, "data_dir": str(Path(options.data_dir).resolve())}
+    asked |= {"out": str(Path(options.out).resolve())}
 
+    def command(items: list[str], spare: float) -> list[str]:
+        words = asked | {"items": items, "last": time.time() + spare}
+        return [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--child", json.dumps(words)]
 
-def run_part(command: Sequence[str], said: IO[str], minutes: float) -> str:
-    """Run Python with these words, for so many minutes at most; returns how it ended.
+    def tell_own(row: dict) -> None:
+        tell({"stage": stage.name} | row)
 
-    It has a process group of its own, so that what it started ends with it.
-    """
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdout=said, stderr=said, start_new_session=True
+    items = plan.items_of(stage, options.recipes)
+    limit = min(stage.limit, seconds)
+    failed, left_out = children.run_items(command, items, seconds, limit, tell_own)
+    tell(
+        {"stage": stage.name, "end": "stage", "seconds": round(time.monotonic() - start, 1)}
+        | {"budget": round(seconds), "failed": failed, "left_out": left_out}
     )
+    return not failed and not left_out
+
+
+def run_stages(
+    stages: list[plan.Stage], options: Options, started: float, tell: children.Tell
+) -> bool:
+    """The stages one after the other, the time counted from `started` on; whether all was found."""
+    budget = options.budget or sum(stage.budget for stage in stages)
+    last, spare, well = started + budget, 0.0, True
+    for stage in stages:
+        start = time.monotonic()
+        seconds = min(stage.budget + spare, last - start)
+        well &= run_stage(stage, options, seconds, tell)
+        spare = max(0.0, seconds - (time.monotonic() - start))
+    return well
+
+
+def misuse(options: Options) -> str:
+    """What is wrong with the options; "" where nothing is."""
     try:
-        code = process.wait(timeout=60 * minutes)
-        return "done" if code == 0 else f"exit code {code}"
-    except subprocess.TimeoutExpired:
-        return f"given up after {minutes:g} minutes (--minutes)"
-    finally:
-        end_group(process)
+        stages = plan.chosen(options.only)
+    except ValueError as error:
+        known = ", ".join((*plan.NAMES, *plan.COMMANDS, plan.FIRST, plan.SECOND, plan.LONG))
+        return f"--only {error}: there are {known}."
+    if unknown := sorted({*options.recipes} - {*plan.RECIPES}):
+        return f"--recipes {' '.join(unknown)}: there are {', '.join(plan.RECIPES)}."
+    of_sounds = [stage.name for stage in stages if stage.call != plan.FIRST]
+    if {*of_sounds} & {"score", "whole", "commands"} and not Path(options.data_dir).is_dir():
+        return f"--data-dir {options.data_dir} is no folder; without one: --only first."
+    if options.device != "cpu":
+        import torch  # which takes seconds: not before it is needed
 
-
-def end_group(process: subprocess.Popen) -> None:
-    """SIGTERM to all of a process group, and SIGKILL to those that take longer than GRACE."""
-    with suppress(ProcessLookupError):  # none is left
-        os.killpg(process.pid, signal.SIGTERM)
-        last = time.monotonic() + GRACE
-        while time.monotonic() < last:
-            process.poll()
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
+        if not torch.cuda.is_available():
+            return "PyTorch sees no CUDA GPU here: --device cpu --tiny tries the stages without."
+    return ""
 
 
 def main() -> int:
+    started = time.monotonic()
+    if sys.argv[1:2] == ["--child"]:
+        return child.main(sys.argv[2])
+    import tyro
+
     options = tyro.cli(Options, description=__doc__)
-    if not torch.cuda.is_available():
-        print("Error: PyTorch sees no CUDA GPU here; benchmarks/speed.py measures a CPU.")
+    if options.show:
+        print(show.tables(show.read(options.show)))
+        return 0
+    if options.plan:
+        print(plan.table(plan.chosen(options.only) if options.only else plan.STAGES))
+        return 0
+    if why := misuse(options):
+        print(f"Error: {why}", file=sys.stderr)
         return 2
-    out = Path(options.out).resolve()
+    out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    commands = parts(options, out)
-    if unknown := sorted(set(options.only) - set(commands)):
-        print(f"Error: --only {' '.join(unknown)}: the parts are {', '.join(commands)}.")
-        return 2
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
-    failed = []
-    for name in options.only or commands:
-        start = time.perf_counter()
-        with open(out / f"{name}.txt", "w") as file:
-            how = run_part(commands[name], file, options.minutes)
-        if how != "done":
-            failed.append(name)
-        print(f"\n== {name}: {how}, {time.perf_counter() - start:.1f} s", flush=True)
-        print("\n".join((out / f"{name}.txt").read_text().splitlines()[-25:]), flush=True)
-    return 1 if failed else 0
+    with open(out / FINDINGS, "a", buffering=1) as file:
+
+        def tell(row: dict) -> None:
+            print(json.dumps(row), flush=True)
+            file.write(f"{json.dumps(row)}\n")
+
+        return 0 if run_stages(plan.chosen(options.only), options, started, tell) else 1
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@
     python benchmarks/speed.py --recipes sn-wgan-gp cgan --batches 16 64 --ranks 1 2 --profile
 
 For each recipe and batch size: the step of `train.py` and the plain one of `plain.py`, timed in
-turns, so that whatever slows the machine slows both; their ratio with its spread; how near the step
-comes to the floor of the device, which is arithmetic or memory, whichever takes longer. Then what
-else a run consists of: the data decoded the first time, opened the second, and decoded again every
-epoch by a DataLoader; a set of samples with its page; whole runs; the same on several ranks.
+turns, so that whatever slows the machine slows both; how near the step comes to the floor of the
+device, which is arithmetic or memory, whichever takes longer; their ratio with its spread. On CUDA
+each turn is STEPS of them back to back, after the clock was raised: a single one would measure the
+way there, and a GPU that idles. Then what else a run consists of: the data decoded the first time,
+opened the second, and decoded again every epoch by a DataLoader; a set of samples with its page;
+whole runs; the same on several ranks.
 `size.py` beside this one has the cost of 400 to 100 000 clips.
 """
 
@@ -37,6 +39,7 @@ from torch.utils.flop_counter import flop_registry
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import plain  # noqa: E402
+import timing  # noqa: E402
 
 import train  # noqa: E402
 from config import RECIPES  # noqa: E402
@@ -60,12 +63,12 @@ class Options:
     batches: tuple[int, ...] = ()
     """Batch sizes; none: the recipe's own."""
     turns: int = 5
-    """Timed steps of each kind."""
+    """Turns of each kind: a step, on CUDA STEPS of them."""
     warm_ups: int = 4
     """Steps of each kind before: memory is taken, kernels are chosen, graphs are captured."""
     precision: str = ""
     """fp32, bf16 or fp16 for the fast step; empty: the recipe's own."""
-    compile: bool = False
+    compile: bool = True
     """The constant of that name, for the fast step."""
     vocoder: str = GRIFFIN_LIM
     """For the samples and the whole runs of recipes that would fetch one; empty: fetch it."""
@@ -75,12 +78,16 @@ class Options:
     ranks: tuple[int, ...] = ()
     """Also time an epoch of the first recipe on so many ranks each."""
     profile: bool = False
-    """Also say where the time of both steps goes."""
+    """Also say where the time of both steps goes: by operations, on CUDA by kernels of the steps
+    as they were timed (torch.profiler)."""
     device: str = "auto"
     """auto, cuda, cpu."""
     figure: str = ""
     """PNG to draw; empty: none."""
 
+
+STEPS = 20  # that are timed at once on CUDA
+PROFILED = 5  # that are profiled at once there
 
 # ---- the floor ----------------------------------------------------------------------------------
 
@@ -170,14 +177,14 @@ class Row:
             str(self.batch),
             f"{statistics.median(self.plain):.4g}",
             f"{fast:.4g}",
+            f"{self.floor / fast:.0%}",
             f"{ratio:.2f} ({min(self.ratios):.2f} to {max(self.ratios):.2f})",
             f"{self.batch / fast:.4g}",
-            f"{self.floor / fast:.0%}",
             f"{self.memory / 2**30:.2f}",
         ]
 
 
-HEADS = ["recipe", "batch", "plain s", "fast s", "ratio", "clips/s", "of the floor", "GiB"]
+HEADS = ["recipe", "batch", "plain s", "fast s", "of the floor", "ratio", "clips/s", "GiB"]
 
 
 class Stopwatch(TorchDispatchMode):
@@ -210,17 +217,31 @@ def kind_of(operation: str) -> str:
         whole = kind in ("convolutions", "their gradients", "products")
         if any(operation == n if whole else operation.startswith(n) for n in names):
             return kind
-    return "everything else"
+    return timing.REST
 
 
-def profile(step: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Seconds of one step by kind of operation (measuring makes many small ones slower)."""
+def profile(
+    step: Callable[[], object], made: Callable[[], object], device: torch.device
+) -> dict[str, float]:
+    """Seconds of one step by kind of operation: of `step`, which launches each by itself (measuring
+    makes many small ones slower); on CUDA of the kernels of steps as they are `made`."""
+    if device.type == "cuda":
+        return timing.by_kind(timing.kernels(made, PROFILED, device))
     with Stopwatch(device) as watch:
         step()
     kinds = Counter()
     for operation, taken in watch.times.items():
         kinds[kind_of(operation)] += taken
     return dict(kinds)
+
+
+def time_of(make: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one step, of those that follow one: the other process has had the caches."""
+    timing.raise_clock(device)
+    make()
+    if device.type == "cuda":
+        return timing.back_to_back(make, STEPS, device).mean
+    return seconds(make, device)
 
 
 def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Tensor, pipe) -> None:
@@ -246,9 +267,8 @@ def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Te
     run.step = cfg.optimiser.critic_steps - 1  # the step that brings a generator update too
     answers = {
         "count": lambda: _counted(lambda: train.full_step(run, *batch)),
-        # The other process has had the caches meanwhile: one step to warm them, one to time.
-        "time": lambda: (make(*batch), seconds(lambda: make(*batch), device))[1],
-        "profile": lambda: profile(_once(kind, run, make, batch), device),
+        "time": lambda: time_of(lambda: make(*batch), device),
+        "profile": lambda: profile(_once(kind, run, make, batch), lambda: make(*batch), device),
         "memory": lambda: _most_memory(device),
     }
     while asked := pipe.recv():
@@ -299,7 +319,7 @@ def measure(cfg: Config, clips: dataset.Clips, options: Options, most: Ceiling) 
     if options.profile:
         parts = {kind: ask(kind, "profile") for kind in pipes}
         print(f"{cfg.recipe}, batch {cfg.batch_size}: seconds of one step by kind of operation")
-        names = [*KINDS, "everything else"]
+        names = [n for n in (*KINDS, "copies", timing.REST) if any(n in p for p in parts.values())]
         cells = [[n, *(f"{parts[kind].get(n, 0):.3f}" for kind in pipes)] for n in names]
         print(text_table([["", *pipes], *cells]), flush=True)
     floor = most.floor(ask("fast", "count"))
@@ -460,9 +480,9 @@ def main() -> None:
                 said.append(whole_run(cfg, options.epochs))
             if options.ranks and name == options.recipes[0]:
                 said += on_ranks(cfg, options.ranks)
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{device}"
-    note = f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    note += f", n = {options.turns} steps of each kind in turns; ceiling {most}"
+    count = f"{options.turns} times {STEPS}" if device.type == "cuda" else f"{options.turns}"
+    note = f"{timing.name_of(device)}, which reaches {most} (the floor)"
+    note += f", n = {count} steps of each kind in turns"
     print("\n".join([text_table([HEADS, *(row.cells() for row in rows)]), *said, note]))
     if options.figure:
         draw(options.figure, rows, note.replace(", n =", "\nn ="))

@@ -3,11 +3,14 @@ assumes; and the benchmark itself runs."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 
 import plain
 import pytest
 import speed
+import timing
 import torch
 from conftest import shrunk
 
@@ -85,6 +88,9 @@ def test_the_benchmark_measures_all_of_it(sounds, tmp_path, monkeypatch, capsys)
     assert "batch 4: 2.0 s an epoch on 2" in said
     table = [row.split()[:2] for row in said.splitlines() if row.startswith("sn-wgan-gp  ")]
     assert table[-2:] == [["sn-wgan-gp", "4"], ["sn-wgan-gp", "8"]]
+    note = said.splitlines()[-1]
+    assert note.startswith(f"{timing.processor()}, torch {torch.__version__}, which reaches ")
+    assert re.search(r"reaches \d+ GFLOP/s and \d+ GB/s \(the floor\), n = 2 steps of each", note)
     gradients = next(row for row in said.splitlines() if row.startswith("their gradients"))
     assert all(float(cell) > 0 for cell in gradients.split()[2:])
     assert figure.stat().st_size > 3000
@@ -98,6 +104,41 @@ def test_the_ratio_is_of_steps_that_followed_each_other():
     assert cells["clips/s"] == "4"
     assert cells["of the floor"] == "50%"
     assert cells["GiB"] == "1.00"
+    assert speed.HEADS.index("of the floor") < speed.HEADS.index("ratio")
+
+
+def test_steps_on_cuda_are_timed_back_to_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the clock was raised, and a step that fetches what the other process displaced."""
+    done = []
+    monkeypatch.setattr(timing, "raise_clock", lambda device: done.append("raised"))
+
+    def back_to_back(make: Callable, count: int, device: torch.device) -> timing.Times:
+        done.append(count)
+        return timing.Times((0.5,) * count, 0.25 * count)
+
+    monkeypatch.setattr(timing, "back_to_back", back_to_back)
+    taken = speed.time_of(lambda: done.append("step"), torch.device("cuda"))
+    assert done == ["raised", "step", 20]
+    assert taken == 0.25
+    done.clear()
+    assert speed.time_of(lambda: done.append("step"), torch.device("cpu")) < 0.25
+    assert done == ["raised", "step", "step"]
+
+
+def test_a_profile_on_cuda_is_of_the_steps_as_they_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def kernels(work: Callable, count: int, device: torch.device) -> list[timing.Kernel]:
+        seen.append((work, count))
+        return [timing.Kernel("sm90_xmma_dgrad", 1, 0.5), timing.Kernel("memset", 1, 0.25)]
+
+    monkeypatch.setattr(timing, "kernels", kernels)
+    once, made = (lambda: None), (lambda: None)
+    found = speed.profile(once, made, torch.device("cuda"))
+    assert seen == [(made, speed.PROFILED)]
+    assert found == {"their gradients": 0.5, "copies": 0.25}
 
 
 def test_the_floor_is_whichever_takes_longer():
