@@ -77,15 +77,15 @@ def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
     z = run.latents(len(real))  # (B, latent_dim)
     with torch.no_grad(), run.mixed_precision():  # a source of clips only: no graph of it
         fake = run.generator(z, labels).to(real.dtype)  # (B, 1, *S)
-    real, fake = augment(real, cfg.critic.augment), augment(fake, cfg.critic.augment)
-    both, both_labels = torch.cat([real, fake]), torch.cat([labels, labels])
+    both = augment(torch.cat([real, fake]), cfg.critic.augment)  # (2 B, 1, *S)
+    (real, fake), both_labels = both.chunk(2), torch.cat([labels, labels])
     auxiliary = 0.0
     # Cached: one power iteration and one set of normalised weights for penalty and scores alike.
     with parametrize.cached():
         # Penalties are never in half precision: squares of small slopes vanish.
         penalty = objective.penalty(critic, real, fake, labels)
         r1_r2 = objective.r1_r2_due(run.step)
-        both.requires_grad_(r1_r2)
+        both.requires_grad_(r1_r2 and objective.r1_r2_by == "gradient")
         with run.mixed_precision(not r1_r2):
             if cfg.critic.batch_norm:  # real and generated have statistics of their own
                 scores = torch.cat([critic(real, labels), critic(fake, labels)])
@@ -94,7 +94,7 @@ def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
                 scores = output.scores  # (2 B,) or (2 B, P)
                 auxiliary = objective.auxiliary_loss(output, labels, z)
         if r1_r2:
-            penalty = penalty + objective.r1_r2(scores, both)
+            penalty = penalty + objective.r1_r2(critic, scores, both, both_labels)
     on_real, on_fake = scores.to(real.dtype).chunk(2)
     loss = objective.critic_loss(on_real, on_fake) + penalty + auxiliary
     norm = update(run, critic, run.critic_optimiser, loss)
@@ -148,10 +148,12 @@ def update_average(run: Run) -> None:
     """
     done = next(iter(run.generator_optimiser.state.values()))["step"]
     keep = ((1 + done) / (10 + done)).clamp(max=0.5 ** (1 / run.cfg.optimiser.ema_half_life))
-    for slow, now in zip(run.average.parameters(), run.generator.parameters()):
-        slow.lerp_(now, (1 - keep).to(now.dtype))
-    for slow, now in zip(run.average.buffers(), run.generator.buffers()):
-        slow.copy_(now)
+    slow, now = list(run.average.parameters()), list(run.generator.parameters())
+    torch._foreach_sub_(slow, now)  # all weights at once, in place: now + keep * (slow - now)
+    torch._foreach_mul_(slow, keep.to(now[0].dtype))
+    torch._foreach_add_(slow, now)
+    if buffers := list(run.average.buffers()):
+        torch._foreach_copy_(buffers, list(run.generator.buffers()))
 
 
 def full_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
@@ -184,12 +186,11 @@ def kind_of_step(run: Run) -> cuda_graph.Kind:
 
 def make_stepper(run: Run) -> cuda_graph.Stepper:
     """What makes one step of a run on a batch and adds its METRICS to the sums of the epoch."""
-    if run.cfg.compile:
-        layers.fuse()
 
     def work(x: Tensor, labels: Tensor) -> None:
         try:
-            run.sums += distributed.mean(full_step(run, x, labels))
+            with layers.compiled(run.cfg.compile):
+                run.sums += distributed.mean(full_step(run, x, labels))
         except RuntimeError:  # of a capture, perhaps: what is done half stands in no step's way
             run.critic.requires_grad_(True)
             for network in run.networks:
