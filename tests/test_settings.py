@@ -103,6 +103,11 @@ def test_what_only_the_other_kind_has_is_asked_for(capsys):
         ("--epochs 0", r"epochs = 0: must be at least 1 \(--epochs, or config.py\)"),
         ("--batch-size -1", "batch_size = -1"),
         ("--seed -1", "seed = -1"),
+        ("--sample-every 0", r"sample_every = 0: must be auto, or a number of epochs from 1 up"),
+        ("--sample-every never", r"^sample_every = 'never': must be a whole number or auto \("),
+        ("--sample-every 1.5", r"sample_every = '1.5': must be a whole number or auto \("),
+        ("--score-every=-1", "score_every = -1: must be auto, or a number of epochs from 0 up"),
+        ("--score-every True", "score_every = 'True': must be a whole number or auto"),
         ("--sound.n-mels 81", r"n_mels \(81\)"),
         ("--sound.frames 350", r"frames \(350\) to be multiples of 16"),
         ("--critic.norm-groups 7", r"multiples of norm_groups \(7\)"),
@@ -128,6 +133,21 @@ def test_a_constant_of_another_type_is_one_sentence(default):
     said = r"^seed = 'abc': must be a whole number \(--seed, or config\.py\)\.$"
     with pytest.raises(UserError, match=said):
         parse([], wrong, config.SUMMARIES, "sn-wgan-gp")
+
+
+def test_samples_and_scores_come_by_number_or_by_time(default):
+    """And constants that were written when there were only numbers can be read."""
+    for cfg in config.RECIPES.values():
+        assert (cfg.sample_every, cfg.score_every) == ("auto", "auto")
+    asked = parsed("cgan", "--sample-every", "10", "--score-every", "0")
+    assert (asked.sample_every, asked.score_every) == (10, 0)
+    assert config_io.from_dict(config_io.to_dict(asked), "here") == asked
+    assert parsed("--sample-every=auto", "--score-every", "auto") == default
+    numbers = config_io.to_dict(default) | {"sample_every": 10, "score_every": 50}
+    assert config_io.from_dict(numbers, "x.json").score_every == 50
+    for wrong in (True, 1.5, "10", None, ["auto"]):
+        with pytest.raises(UserError, match=r"sample_every = .*: must be a whole number or auto"):
+            config_io.from_dict(numbers | {"sample_every": wrong}, "x.json")
 
 
 @pytest.mark.parametrize("recipe", list(config.RECIPES))

@@ -368,6 +368,19 @@ def test_dry_run_says_everything_and_writes_nothing(small, tmp_path, capsys):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_run_says_how_often_at_most_where_time_decides(small, capsys):
+    words = ["--dry-run", "--sample-every", "auto", "--score-every", "auto", "--epochs", "100"]
+    assert train.main([*flags(small), *words]) == 0
+    said = capsys.readouterr().out
+    assert "epochs 1 to 100 of 4 steps, up to 11 sets of samples.\n" in said
+    assert "its samples, checkpoints and up to 2 scorings.\n" in said
+    assert "auto: there are sounds every 10 epochs or 10 min and scores every 50 epochs or" in said
+    assert train.main([*flags(small), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "auto" not in said
+    assert "and 0 scorings.\nNothing was written.\n" in said
+
+
 def test_a_dry_run_that_diverges_says_so(small, capsys):
     words = ["--optimiser.critic-lr", "1e30", "--optimiser.generator-lr", "1e30", "--dry-run"]
     assert train.main([*flags(small), *words]) == 3

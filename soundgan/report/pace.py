@@ -109,7 +109,7 @@ class Pace:
         self.last[part] = seconds
 
     def add_unknown(self, part: str) -> None:
-        """Count a part that was made after the checkpoint, which lacks its cost: as the last one's."""
+        """Count a part that was made after the checkpoint, which has no cost of it, as the last."""
         seconds = self.last.get(part, rule_of(part).first)
         self.costs[part] = self.costs.get(part, 0.0) + seconds
 
