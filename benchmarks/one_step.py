@@ -9,8 +9,8 @@ From it goes each of
 
     plain      operation by operation: what the others are measured against
     again      the same once more: what cuDNN and atomics differ by from one time to the next
-    rounded    the same with weights and clips moved by a few units in the last place: what rounding
-               in another order may do, whole steps of the optimisers included
+    rounded    the same with weights and clips moved about a unit in the last place of a product:
+               what rounding in another order may do, whole steps of the optimisers included
     replayed   as the run makes it
 
 and what it changed is compared. With `deterministic`, all but `rounded` must be equal bit for bit.
@@ -40,7 +40,9 @@ from soundgan.training import cuda_graph  # noqa: E402
 from soundgan.training.devices import pick_device  # noqa: E402
 from soundgan.training.run import Run  # noqa: E402
 
-NUDGE = 2.0**-21  # of `rounded`: four units in the last place of a float32
+# How far `rounded` moves numbers, relative: four units in the last place of a float32; where
+# products are rounded to fewer bits, a thirtieth of theirs: most of them are added up in float32.
+NUDGES = {"fp32": 2.0**-21, "tf32": 2.0**-16, "fp16": 2.0**-16, "bf16": 2.0**-13}
 ROOM = 10.0  # times the distance that rounding makes: other algorithms round more than once
 LEAST = 1e-5  # of a distance that is worth a word: float32 sums in another order
 WAYS = ("plain", "again", "rounded", "replayed")
@@ -137,12 +139,16 @@ def vectors(parts: dict[str, dict[str, Tensor]]) -> Parts:
 
 @torch.no_grad()
 def nudged(run: Run, x: Tensor, step: int) -> Tensor:
-    """Moves the weights of `run` by a few units in the last place; returns `x` moved likewise."""
+    """Moves the weights of `run` as far as rounding does; returns `x` moved likewise."""
     source = torch.Generator(run.device).manual_seed(step)
+    precision = run.cfg.optimiser.precision
+    if precision == "fp32" and run.cfg.tf32 and run.device.type == "cuda":
+        precision = "tf32"
+    size = NUDGES[precision]
 
     def moved(value: Tensor) -> Tensor:
         noise = torch.randn(value.shape, generator=source, device=value.device)
-        return value * (1 + NUDGE * noise)
+        return value * (1 + size * noise)
 
     for network in (run.generator, run.critic):
         for weight in network.parameters():

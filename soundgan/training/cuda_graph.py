@@ -171,8 +171,7 @@ class Graphs:
     def _mend(self, graph: torch.cuda.CUDAGraph, noise: torch.Generator) -> None:
         """Let allocator and noise go on as if the capture of `graph` had never begun; `noise`: a
         copy of the generator from before."""
-        with suppress(RuntimeError):  # raised where the capture was ended: nothing to mend then
-            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self.pool)
+        end_allocation(self.pool)
         graph.reset()
         # 2.11's allocator of pinned memory, which Python cannot reach, goes on asking this object
         # whether a stream is its own: it says no, but must be there. Nor is its pool used again.
@@ -180,10 +179,12 @@ class Graphs:
         self.pool = None
         # 2.11: the generator counts as captured until a capture ends, whatever that contains.
         # Given another state, its noise would part from that of the graphs there are.
+        pool = torch.cuda.graph_pool_handle()
         try:
             nothing = torch.zeros((), device=default_noise().device)
-            capture(torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), nothing.zero_)
+            capture(torch.cuda.CUDAGraph(), pool, nothing.zero_)
         except RuntimeError:
+            end_allocation(pool)
             default_noise().graphsafe_set_state(noise)
             self.intact = False
 
@@ -215,6 +216,12 @@ def capture(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], work: Callable[[
             work()
     finally:
         torch.cuda.set_stream(stream)
+
+
+def end_allocation(pool: tuple[int, int]) -> None:
+    """Let no memory be taken from `pool` any more."""
+    with suppress(RuntimeError):  # it is not: as it should be after the end of a capture
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
 
 
 def default_noise() -> torch.Generator:

@@ -6,15 +6,14 @@ import copy
 from dataclasses import asdict
 
 import pytest
+import stubbed_cuda
 import torch
 from conftest import shrunk
-from test_cuda_graph import Recorder
 from torch import nn
 
 import config
 import train
 from soundgan.config_io import change
-from soundgan.training import cuda_graph
 from soundgan.training.objectives import WassersteinGP, gradient_penalty
 from soundgan.training.run import METRICS, Run
 
@@ -220,12 +219,10 @@ def test_every_part_reaches_every_weight(run_of_best, best):
 
 @pytest.mark.slow
 def test_there_is_a_graph_of_each_kind_of_step(best, monkeypatch):
-    recorder = Recorder()
-    monkeypatch.setattr(cuda_graph, "why_plain", lambda *_: "")
-    monkeypatch.setattr(cuda_graph, "Graphs", lambda: recorder)
+    driver = stubbed_cuda.stub(monkeypatch)
     train.train(change(best, {"epochs": 6, "objective.r1_r2_every": 2}))
-    assert recorder.captured == 2  # with the zero-centred penalty, and without
-    assert recorder.replayed > 0
+    assert driver.captured == 2  # with the zero-centred penalty, and without
+    assert driver.replayed > 0
 
 
 # ---- averaged weights ----------------------------------------------------------------------------
