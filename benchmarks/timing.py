@@ -64,10 +64,11 @@ def raise_clock(device: torch.device, seconds: float = 0.5) -> None:
     """Keep a GPU busy, so that it leaves the clock of its idle hours; a CPU is left alone."""
     if device.type != "cuda":
         return
-    a = torch.ones(4096, 4096, device=device)
-    last = time.perf_counter() + seconds
+    a = torch.ones(1024, 1024, device=device)  # small, for memory is measured too
+    out, last = torch.empty_like(a), time.perf_counter() + seconds
     while time.perf_counter() < last:
-        a @ a
+        for _ in range(50):
+            torch.mm(a, a, out=out)
         torch.cuda.synchronize(device)
 
 

@@ -10,7 +10,7 @@ import one_step
 
 from gpu_stages.asked import ROOT, Asked, say
 
-TESTS = ("tests/training/test_cuda.py",)
+TESTS = ("tests/training/test_cuda.py", "tests/models/test_kernels.py")
 
 
 def one_step_rows(recipe: str, asked: Asked, **changes: object) -> None:
@@ -37,7 +37,7 @@ def exact(recipe: str, asked: Asked) -> None:
 def tests(item: str, asked: Asked) -> None:
     """The tests that need CUDA, with what each failure says."""
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=line", "-o", "addopts="]
-    command += ["-p", "no:cacheprovider", *TESTS]
+    command += ["-p", "no:cacheprovider", "-k", "cuda", *TESTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.splitlines() + done.stderr.splitlines()
     for line in lines:

@@ -11,7 +11,6 @@ import sys
 import time
 from contextlib import suppress
 
-import speed
 import timing
 import torch
 
@@ -84,5 +83,7 @@ def machine(item: str, asked: Asked) -> None:
     say(asked.stage, item, device, missing=missing())
     say(asked.stage, item, device, **triton_works(device))
     if not asked.tiny:
+        import speed  # and with it all of the program: not before the rest has been said
+
         most = speed.ceiling(device)
-        say(asked.stage, item, device, tflops=most.flops / 1e12, gb_s=most.bytes / 1e9)
+        say(asked.stage, item, device, tflops_as_trained=most.flops / 1e12, gb_s=most.bytes / 1e9)

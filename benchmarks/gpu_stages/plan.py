@@ -73,12 +73,12 @@ STAGES = (
         (*VARIANTS,),
     ),
     Stage(
-        *("score", SECOND, 175, 170, "training:score"),
+        *("score", SECOND, 185, 180, "training:score"),
         "`best` trained for two minutes with fold 2 held out, and its scores",
         (BEST,),
     ),
     Stage(
-        *("whole", SECOND, 110, 105, "training:whole"),
+        *("whole", SECOND, 105, 100, "training:whole"),
         "the default from beginning to end",
         WHOLE,
     ),
@@ -87,7 +87,7 @@ STAGES = (
         "deterministic runs, plain twice and replayed, bit for bit",
         RECIPES,
     ),
-    Stage("tests", SECOND, 50, 50, "correct:tests", "the tests that need CUDA"),
+    Stage("tests", SECOND, 45, 45, "correct:tests", "the tests that need CUDA"),
     Stage(
         *("commands", LONG, 40 * 3600, 30 * 3600, "commands:command"),
         "what takes hours: three seeds of all six recipes, ranks, data sets, the ablation",

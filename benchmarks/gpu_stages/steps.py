@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -81,6 +82,7 @@ def synchronize(device: torch.device) -> None:
 
 def forget(device: torch.device) -> None:
     """Give back the memory of what is no longer there, and count anew what is held."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

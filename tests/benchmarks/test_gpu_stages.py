@@ -17,10 +17,10 @@ import soundfile
 import torch
 import tyro
 from gpu_stages import child, plan, show, steps, training, variants
+from stubbed_cuda import stub
 
 import config
 from soundgan.models import layers
-from soundgan.training import cuda_graph
 
 
 @pytest.fixture
@@ -128,30 +128,32 @@ def test_milliseconds_of_steps(do: Callable) -> None:
     assert ["plain_ms" in row for row in rows] == [False, False, False, True]
 
 
+def test_a_replayed_step_beside_another(do: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = stub(monkeypatch)
+    rows = do("exact", "best")
+    assert driver.captured == 2
+    assert [row["captured"] for row in rows] == [True, True]
+    assert [row["failed"] for row in rows] == ["", ""]
+    assert all(row["equal"] and row["noise"] and not row["wrong"] for row in rows)
+
+
+REFUSED = "CUDA error: operation not permitted when stream is capturing"
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_steps_that_are_captured(
     fails: bool, do: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the work itself in place of a graph; or with one that cannot be captured."""
-
-    class Graphs:
-        intact = True
-
-        def __call__(self, work: Callable) -> Callable:
-            if fails:
-                raise RuntimeError("operation not permitted when stream is capturing\nand more")
-            return work
-
-        def free(self) -> None:
-            pass
-
-    monkeypatch.setattr(cuda_graph, "why_plain", lambda *_: "")
-    monkeypatch.setattr(cuda_graph, "Graphs", Graphs)
+    """Over a stand-in for the driver; or one that cannot capture such a step."""
+    driver = stub(monkeypatch)
+    if fails:
+        driver.fails_at, driver.error = 9, RuntimeError(f"{REFUSED}\nand more")
     (row,) = do("steps", "cgan")
     check_step(row)
     assert row["captured"] is not fails
-    reason = "operation not permitted when stream is capturing"
-    assert row["failed_capture"] == (reason if fails else "")
+    assert row["failed_capture"] == (REFUSED if fails else "")
+    timed = [1, 1, 2, 1]  # right after the capture, to see that all is well, timed, profiled
+    assert (driver.captured, driver.replayed) == ((0, 0) if fails else (1, sum(timed)))
 
 
 @pytest.mark.slow
