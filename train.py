@@ -85,8 +85,8 @@ def critic_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
         # Penalties are never in half precision: squares of small slopes vanish.
         penalty = objective.penalty(critic, real, fake, labels)
         r1_r2 = objective.r1_r2_due(run.step)
-        both.requires_grad_(r1_r2 and objective.r1_r2_by == "gradient")
-        with run.mixed_precision(not r1_r2):
+        both.requires_grad_(slope := r1_r2 and objective.r1_r2_by == "gradient")
+        with run.mixed_precision(not slope):
             if cfg.critic.batch_norm:  # real and generated have statistics of their own
                 scores = torch.cat([critic(real, labels), critic(fake, labels)])
             else:  # one pass is quicker, and exact where each clip is scored by itself

@@ -60,6 +60,7 @@ ABLATION = (
     "best:objective.r1_r2_weight=0",
     "best:objective.r1_r2_weight=30",
     "best:objective.r1_r2_every=1",
+    "best:objective.r1_r2_by=difference",
     "best:objective.class_weight=0",
     "best:objective.latent_weight=0",
     "best:sound.jitter=0",

@@ -80,11 +80,25 @@ def must_match(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
     """Full names of the constants that make two configurations (by full names) other trainings.
 
     Those are the recipe's except those in FREE; the seed, which a continued run would silently
-    ignore; and what is held out, which it must never have seen.
+    ignore; and what is held out, which it must never have seen. A constant that one of the two
+    lacks, because it was written before there was one, has its usual value there.
     """
     free = (*FREE, *(name for name in OF_A_RUN if name not in MUST_MATCH))
     names = [name for name in (*a, *(n for n in b if n not in a)) if name not in free]
-    return [name for name in names if a.get(name) != b.get(name)]
+    return [name for name in names if value_of(a, name) != value_of(b, name)]
+
+
+def value_of(values: Mapping[str, object], name: str) -> object:
+    """A constant among `values` (by full names), or its default there; None where there is none."""
+    if name in values:
+        return values[name]
+    part, _, own = str(name).rpartition(".")
+    kind = values.get(f"{part}.{KIND}")
+    known = part in BASES and isinstance(kind, str)
+    owner = concrete(BASES[part]).get(kind) if known else None if part else Config
+    defaults = {f.name: f.default for f in dataclasses.fields(owner)} if owner else {}
+    default = defaults.get(own, dataclasses.MISSING)
+    return None if default is dataclasses.MISSING else _written(default)
 
 
 def to_dict(cfg: Config) -> dict:

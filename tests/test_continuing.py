@@ -386,6 +386,20 @@ def test_changed_constants_and_classes_are_refused_by_name(small, sounds):
     assert (small.run_dir / "config.json").read_bytes() == before
 
 
+def test_a_checkpoint_of_before_a_constant_existed_goes_on(small):
+    """With the constant's default, which is what that version did; not with another value."""
+    train.train(change(small, {"epochs": 1}))
+    kept = find_checkpoint(small.run_dir).state
+    added = ("r1_r2_by", "r1_r2_step")
+    for name in added:
+        del kept["config"]["objective"][name]
+    save_checkpoint(small.run_dir, kept)
+    with pytest.raises(UserError, match=r"objective\.r1_r2_by gradient -> difference"):
+        train.train(change(small, {"epochs": 2, "objective.r1_r2_by": "difference"}))
+    assert train.train(change(small, {"epochs": 2})).epoch == 2
+    assert set(added) <= set(find_checkpoint(small.run_dir).state["config"]["objective"])
+
+
 def test_what_may_change_may_change(small):
     train.train(change(small, {"epochs": 1}))
     run = train.train(change(small, {"epochs": 2, "sample_every": 1, "checkpoint_every": 2}))

@@ -197,6 +197,12 @@ def test_the_command_line_names_the_right_part(words, said):
         ),
         ({"sound.jitter": 1.0, "sound.compression": "log1p"}, "sound.jitter"),
         ({"objective.r1_r2_every": 0}, "objective.r1_r2_every"),
+        ({"objective.r1_r2_by": "slope"}, "objective.r1_r2_by"),
+        ({"objective.r1_r2_step": 0.0}, "objective.r1_r2_step"),
+        (
+            {"objective.r1_r2_by": "difference", "critic.dropout": (0.0, 0.3)},
+            "objective.r1_r2_by",
+        ),
         ({"optimiser.ema_half_life": -1.0}, "optimiser.ema_half_life"),
         ({"objective": WassersteinClip(weight_clip=float("inf"))}, "objective.weight_clip"),
         ({"objective": WassersteinClip(weight_clip=0.0)}, "objective.weight_clip"),

@@ -187,6 +187,30 @@ def test_what_makes_another_training(default):
     assert changed == set(a) - free
 
 
+def test_a_constant_that_was_not_written_down_has_its_default(default):
+    """A checkpoint of before it existed goes on, but not with another value than the default."""
+    new = config_io.flat(default)
+    old = {name: value for name, value in new.items() if name not in ADDED}
+    assert config_io.must_match(old, new) == config_io.must_match(new, old) == []
+    for name, value in ADDED.items():
+        assert config_io.must_match(old, new | {name: value}) == [name]
+        assert config_io.must_match(new | {name: value}, old) == [name]
+    for needed in ("sound.frames", "epochs", "objective.gp_weight", "critic.kind"):
+        assert config_io.value_of({n: v for n, v in new.items() if n != needed}, needed) is None
+    assert config_io.value_of({"objective.kind": ["damaged"]}, "objective.l1_weight") is None
+    assert config_io.value_of({"critic.kind": "ConvolutionalCritic"}, "critic.dropout") == []
+    other = old | {"objective.kind": "Relativistic"}
+    assert config_io.must_match(other, new) == ["objective.kind"]
+
+
+ADDED = {
+    "objective.r1_r2_by": "difference",
+    "objective.r1_r2_step": 0.5,
+    "balance": True,
+    "critic.dropout": [0.5],
+}
+
+
 def test_changing_by_full_names(default):
     cfg = change(default, {"sound.frames": 64, "critic": config.BEST.critic, "epochs": 2})
     assert (cfg.sound.frames, cfg.critic, cfg.epochs) == (64, config.BEST.critic, 2)

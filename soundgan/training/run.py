@@ -206,7 +206,8 @@ def refuse_other_constants(cfg: Config, state: dict) -> None:
             f"{cfg.run_dir} is a run of the recipe {old.get('recipe')}, and not of {cfg.recipe}: "
             "continue it with its own, or start another run beside it with --run-name NAME."
         )
-    changes = [f"{n} {old.get(n)} -> {new.get(n)}" for n in config_io.must_match(old, new)]
+    names, now = config_io.must_match(old, new), config_io.value_of
+    changes = [f"{n} {now(old, n)} -> {now(new, n)}" for n in names]
     checkpoints.refuse_changes(cfg.run_dir, changes)
 
 

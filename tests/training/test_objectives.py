@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import config
 from soundgan.models.residual import CriticOutput
-from soundgan.training.objectives import gradient_penalty, zero_centred_penalty
+from soundgan.training.objectives import (
+    difference_penalty,
+    gradient_penalty,
+    zero_centred_penalty,
+)
 
 LABELS = torch.tensor([0, 1, 2, 0])
 
@@ -127,3 +132,87 @@ def test_the_zero_centred_penalty_of_a_linear_critic():
     assert penalty.item() == pytest.approx(0.5 * 6 * 4)
     penalty.backward()
     torch.testing.assert_close(critic.a.grad, 0.5 * 2 * a)
+
+
+# ---- by differences ------------------------------------------------------------------------------
+
+
+def by_difference(critic: nn.Module, x: torch.Tensor, step: float, weight: float) -> torch.Tensor:
+    return difference_penalty(critic, x, torch.zeros(len(x)).long(), step, weight)
+
+
+@pytest.mark.parametrize("step", [0.01, 1.0])
+def test_the_difference_of_a_line_is_its_slope_times_the_noise(step):
+    a = torch.tensor([[[3.0]]], dtype=torch.float64)
+    critic, x = Linear(a), torch.randn(6, 1, 1, 1, dtype=torch.float64)
+    torch.manual_seed(0)
+    noise = torch.randn_like(x)
+    torch.manual_seed(0)
+    penalty = by_difference(critic, x, step, 0.5)
+    assert penalty.item() == pytest.approx(0.5 * 9 * noise.square().mean().item(), rel=1e-9)
+    penalty.backward()
+    assert critic.a.grad.item() == pytest.approx(3 * noise.square().mean().item(), rel=1e-9)
+
+
+def test_differences_are_the_gradient_on_average():
+    """Of a linear critic: within four standard errors, each clip's value being |a|^2 chi^2_1."""
+    torch.manual_seed(0)
+    a, count = torch.randn(1, 4, 6), 40_000
+    x = torch.randn(count, 1, 4, 6)
+    critic = Linear(a)
+    exact = zero_centred_penalty(critic(x.requires_grad_(), None), x, 0.5)
+    penalty = by_difference(critic, x.detach(), 0.1, 0.5)
+    error = 4 * (2 / count) ** 0.5
+    assert penalty.item() == pytest.approx(exact.item(), rel=error)
+    slopes = [torch.autograd.grad(value, critic.a)[0] for value in (exact, penalty)]
+    torch.testing.assert_close(slopes[1], slopes[0], atol=0.1, rtol=0)
+
+
+def test_each_clip_has_noise_of_its_own_and_patches_count_by_their_mean():
+    seen = []
+
+    class Patches(nn.Module):
+        def forward(self, x, labels):
+            seen.append(x)
+            return 3 * x.flatten(1)
+
+    x = torch.zeros(5, 1, 1, 8)
+    penalty = by_difference(Patches(), x, 0.1, 2.0)
+    noise = seen[0][:5].view(5, 8) / 0.1
+    assert torch.equal(seen[0][5:], -seen[0][:5])
+    assert len({tuple(row.tolist()) for row in noise}) == 5
+    torch.testing.assert_close(penalty, 2 * (3 * noise.mean(1)).square().mean())
+
+
+def test_a_smooth_critic_comes_closer_with_a_smaller_step():
+    """Of sum(x^4) / 4, with slope x^3: what is added falls with the square of the step."""
+
+    class Power(nn.Module):
+        def forward(self, x, labels):
+            return x.pow(4).sum((1, 2, 3)) / 4
+
+    torch.manual_seed(0)
+    x = torch.ones(100_000, 1, 1, 1, dtype=torch.float64)
+    errors = []
+    for step in (0.4, 0.2, 0.1):
+        torch.manual_seed(1)
+        noise = torch.randn_like(x)
+        torch.manual_seed(1)
+        errors.append((by_difference(Power(), x, step, 1.0) - noise.square().mean()).item())
+    assert errors[0] > 2.5 * errors[1] > 2.5**2 * errors[2] > 0
+
+
+def test_nothing_is_read_back_for_a_difference():
+    """What a CUDA graph can hold: no value decides anything."""
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert function._overloadpacket.__name__ not in ("_local_scalar_dense", "nonzero")
+            return function(*args, **(kwargs or {}))
+
+    critic, x = Linear(torch.randn(1, 2, 3)), torch.randn(4, 1, 2, 3)
+    with Reads():
+        by_difference(critic, x, 0.1, 1.0).backward()
+    assert critic.a.grad.isfinite().all()
+    with pytest.raises(AssertionError), Reads():
+        x.sum().item()

@@ -185,6 +185,29 @@ def test_the_zero_centred_penalty_is_lazy(run_of_best, best):
         assert (penalty > 0) == positive
 
 
+def test_the_penalty_by_difference_is_of_what_the_critic_sees(run_of_best, best):
+    """Real and generated clips, in single precision, and no gradient of the clips is computed."""
+    run, column = run_of_best, METRICS.index("gradient_penalty")
+    x, seen = torch.randn(4, *best.shape), []
+    run.critic.register_forward_pre_hook(
+        lambda _, inputs: seen.append((*inputs, torch.is_autocast_enabled("cpu")))
+    )
+    asked = {"objective.r1_r2_by": "difference", "objective.r1_r2_step": 0.5}
+    run.cfg = change(best, asked | {"critic.augment": 0.0})
+    penalty = train.critic_step(run, x, LABELS)[column].item()
+    (noisy, labels, half), *others = seen  # the scores themselves come by another way, in bf16
+    assert noisy.shape == (16, *best.shape)
+    assert labels.tolist() == LABELS.tolist() * 4
+    assert (half, noisy.requires_grad, others) == (False, False, [])
+    above, below = noisy.chunk(2)
+    torch.testing.assert_close((above + below)[:4] / 2, x, atol=1e-5, rtol=0)
+    assert ((above - below) / 2).std().item() == pytest.approx(0.5, rel=0.1)
+    assert penalty > 0
+    run.cfg = change(run.cfg, {"objective.r1_r2_weight": 2 * best.objective.r1_r2_weight})
+    run.step = 1
+    assert train.critic_step(run, x, LABELS)[column] == 0  # as rarely as the other
+
+
 def test_both_penalties_count(run_of_best, best):
     """Wasserstein's own and the zero-centred one, where a run asks for both."""
     x = torch.randn(4, *best.shape)
@@ -202,7 +225,9 @@ def test_both_penalties_count(run_of_best, best):
 def test_both_networks_see_jittered_clips(run_of_best, best, monkeypatch):
     seen = []
     monkeypatch.setattr(train, "jitter", lambda x, *_: x + 100)
-    monkeypatch.setattr(train, "augment", lambda x, _: seen.append(x.mean() > 50) or x)
+    monkeypatch.setattr(
+        train, "augment", lambda x, _: seen.extend(part.mean() > 50 for part in x.split(4)) or x
+    )
     train.full_step(run_of_best, torch.zeros(4, *best.shape), LABELS)
     assert seen == [True, False, False, True]  # critic: real, fake; generator: fake, real
 
@@ -239,6 +264,24 @@ def test_the_average_follows_the_generator(best):
         torch.testing.assert_close(run.average.to_patches.weight, slow)
     assert run.shown is run.average
     assert not torch.equal(run.average.to_patches.weight, run.generator.to_patches.weight)
+
+
+def test_the_average_is_moved_by_few_operations(best):
+    """Those of all weights at once, and buffers are the generator's own."""
+    run = Run.start(change(best, {"optimiser.ema_half_life": 100.0}), list("abc"), CPU)
+    train.full_step(run, torch.randn(4, *best.shape), LABELS)
+    run.generator.standardise.mean.fill_(3.0)
+    pairs = list(zip(run.average.parameters(), run.generator.parameters()))
+    keep = torch.tensor(min(0.5**0.01, 2 / 11))  # after one update
+    expected = [torch.lerp(slow, now, 1 - keep) for slow, now in pairs]
+    with torch.profiler.profile() as seen:
+        train.update_average(run)
+    for (slow, _), value in zip(pairs, expected):
+        torch.testing.assert_close(slow.data, value.data)
+    assert torch.equal(run.average.standardise.mean, run.generator.standardise.mean)
+    groups = {event.key: event.count for event in seen.key_averages() if "foreach" in event.key}
+    names = ("sub_", "mul_", "add_", "copy_")
+    assert groups == {f"aten::_foreach_{name}": 1 for name in names}
 
 
 def test_without_average_the_generator_is_shown(small):
