@@ -171,6 +171,14 @@ def test_sets_that_were_set_aside_go_when_the_same_are_made_again(tmp_path):
     assert sets(tmp_path) == {"samples"}
 
 
+def test_which_sets_were_set_aside_last(tmp_path):
+    assert run_folder.epochs_aside(tmp_path, 0) == set()
+    for folder, epochs in (("old2", (1, 5)), ("old10", (4, 8, 12)), ("old.mine", (9,))):
+        for epoch in epochs:
+            (tmp_path / f"samples.{folder}" / f"epoch_{epoch:04d}").mkdir(parents=True)
+    assert run_folder.epochs_aside(tmp_path, 4) == {8, 12}
+
+
 # ---- whose folder it is --------------------------------------------------------------------------
 
 
