@@ -254,7 +254,7 @@ def stepper(kind: str, cfg: Config, classes: list[str], real: Tensor, labels: Te
         device = pick_device(cfg)
         run = Run.start(cfg, classes, device)
         step = train.make_stepper(run)
-        make = lambda *batch: step(*batch, kind=True)  # noqa: E731
+        make = lambda *batch: step(*batch, kind=train.kind_of_step(run))  # noqa: E731
     else:
         on_cuda = cfg.device != "cpu" and torch.cuda.is_available()
         device = torch.device("cuda" if on_cuda else "cpu")

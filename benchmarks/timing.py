@@ -8,6 +8,7 @@ measured.
 from __future__ import annotations
 
 import itertools
+import os
 import platform
 import statistics
 import time
@@ -113,6 +114,9 @@ def kernels(work: Work, count: int, device: torch.device) -> list[Kernel]:
     """
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])
+    # Taking CUPTI down and up again has crashed where there are graphs (CUDA before 12.6). Left up,
+    # it slows what comes after in this process: time first, profile then.
+    os.environ.setdefault("TEARDOWN_CUPTI", "0")
     with torch_profile(activities=activities) as seen:
         for _ in range(count):
             work()

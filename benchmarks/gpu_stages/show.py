@@ -72,22 +72,16 @@ def one_step(rows: list[Row]) -> str:
     )
 
 
-STEP_HEADS = ["replayed ms", "kernels", "busy ms", "GiB"]
-
-
-def step_cells(row: Row) -> list[object]:
-    return [row["ms"], row["kernels"], row["busy_ms"], row.get("gib")]
-
-
 def steps(rows: list[Row]) -> str:
-    heads = ["recipe", "step", "share", "batch", "plain ms", "one by one ms", *STEP_HEADS]
+    heads = ["recipe", "step", "share", "batch", "plain ms", "one by one ms", "replayed ms"]
     return markdown(
-        [*heads, "of plain", "clips/s", "captured"],
+        [*heads, "of plain", "clips/s", "GiB", "captured"],
         [
             (
                 *(row["item"], row["kind"], f"{row['share']:.0%}", row["batch"]),
-                *(row.get("plain_ms"), row["eager_ms"], *step_cells(row)),
+                *(row.get("plain_ms"), row["eager_ms"], row["ms"]),
                 *(ratio(row.get("plain_ms"), row["ms"]), ratio(1e3 * row["batch"], row["ms"])),
+                row.get("gib"),
                 row["captured"] or row["failed_capture"] or False,
             )
             for row in rows
@@ -95,14 +89,29 @@ def steps(rows: list[Row]) -> str:
     )
 
 
+def kernels(rows: list[Row]) -> str:
+    heads = ["recipe", "step", "kernels replayed", "busy ms", "kernels one by one", "busy ms"]
+    names = ("kernels", "busy_ms", "kernels_one_by_one", "busy_one_by_one_ms")
+    return markdown(
+        [*heads, "longest kinds, ms"],
+        [
+            (
+                *(row["item"], row["kind"], *(row[name] for name in names)),
+                ", ".join(f"{k} {figure(ms)}" for k, ms in [*row["by_kind_ms"].items()][:4]),
+            )
+            for row in rows
+        ],
+    )
+
+
 def variants(rows: list[Row]) -> str:
-    heads = ["variant", "of", "step", "batch", *STEP_HEADS, "clips/s", "first step s"]
+    heads = ["variant", "of", "step", "batch", "replayed ms", "clips/s", "GiB", "first step s"]
     return markdown(
         heads,
         [
             (
-                *(row["item"], row["recipe"], row["kind"], row["batch"], *step_cells(row)),
-                *(ratio(1e3 * row["batch"], row["ms"]), row["first_s"]),
+                *(row["item"], row["recipe"], row["kind"], row["batch"], row["ms"]),
+                *(ratio(1e3 * row["batch"], row["ms"]), row.get("gib"), row["first_s"]),
             )
             for row in rows
         ],
@@ -151,6 +160,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "machine": ("The machine", machine),
     "onestep": ("One replayed step beside a plain one (largest relative distance)", one_step),
     "steps": ("Milliseconds of a step", steps),
+    "kernels": ("Kernels of a step", kernels),
     "variants": ("Variants", variants),
     "score": ("Scores after two minutes, fold 2 held out", score),
     "whole": ("Whole runs", whole),

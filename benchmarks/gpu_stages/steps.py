@@ -93,11 +93,6 @@ def memory(device: torch.device) -> dict[str, float]:
     return {"gib": torch.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {}
 
 
-def counts(tiny: bool) -> tuple[int, int, int]:
-    """Steps to time plainly, to time replayed, and to profile."""
-    return (2, 2, 1) if tiny else (PLAIN, REPLAYED, PROFILED)
-
-
 def plain_ms(cfg: Config, device: torch.device, count: int) -> float:
     """Milliseconds of a step of `plain.py`, with PyTorch's own settings."""
     run, *batch = one_step.a_run(change(cfg, {"optimiser.precision": "fp32"}), device)
@@ -114,8 +109,8 @@ def plain_ms(cfg: Config, device: torch.device, count: int) -> float:
         return 1e3 * timing.back_to_back(make, count, device).mean
 
 
-def replayed(own: Made, kind: cuda_graph.Kind, count: int, profiled: int) -> dict[str, object]:
-    """Milliseconds of steps as a run makes them, with their kernels."""
+def replayed(own: Made, kind: cuda_graph.Kind, count: int) -> dict[str, object]:
+    """Milliseconds of steps as a run makes them."""
     device, start = own.run.device, time.perf_counter()
     own.run.step = own.kinds[kind]
     make = own.as_a_run(kind)
@@ -123,25 +118,20 @@ def replayed(own: Made, kind: cuda_graph.Kind, count: int, profiled: int) -> dic
     ready = time.perf_counter() - start
     timing.raise_clock(device, 0.3)
     times = timing.back_to_back(make, count, device)
-    found = timing.kernels(make, profiled, device)
     return {
         "captured": kind in getattr(own.step, "replays", ()),
         "failed_capture": own.failure(kind),
         "capture_s": ready,
         "ms": 1e3 * times.mean,
         "median_ms": 1e3 * times.median,
-        "kernels": round(sum(k.count for k in found)),
-        "busy_ms": 1e3 * sum(k.seconds for k in found),
-        "busy_by_kind_ms": {kind: 1e3 * s for kind, s in timing.by_kind(found).items()},
-        "longest": [[k.name[:80], round(k.count, 1), 1e3 * k.seconds] for k in found[:SHOWN]],
         "finite": bool(torch.isfinite(own.run.sums).all()),
     }
 
 
 def steps(recipe: str, asked: Asked) -> None:
-    """Each kind of step of a recipe; the plain script has those with a generator update only."""
+    """Time each kind of step; the plain script has those with a generator update only."""
     device, cfg = asked.on(), asked.config(recipe)
-    few, many, profiled = counts(asked.tiny)
+    few, many = (2, 2) if asked.tiny else (PLAIN, REPLAYED)
     published = not isinstance(cfg.critic, ProjectionCritic)
     script = plain_ms(cfg, device, few) if published else None
     forget(device)
@@ -156,5 +146,29 @@ def steps(recipe: str, asked: Asked) -> None:
             found |= {"first_s": own.first, "eager_ms": 1e3 * eager.mean}
             if script and kind.generator:
                 found["plain_ms"] = script
-            found |= replayed(own, kind, many, profiled) | memory(device)
+            found |= replayed(own, kind, many) | memory(device)
             say(asked.stage, recipe, device, **found)
+
+
+def kernels(recipe: str, asked: Asked) -> None:
+    """Kernels of each kind of step, replayed and one by one: CUPTI has missed some of graphs."""
+    device, cfg = asked.on(), asked.config(recipe)
+    count = 1 if asked.tiny else PROFILED
+    with one_step.global_settings():
+        own = made(cfg, device)
+        for kind, number in own.kinds.items():
+            own.run.step = number
+            make = own.as_a_run(kind)
+            found, plainly = (timing.kernels(step, count, device) for step in (make, own.eager))
+            say(
+                *(asked.stage, recipe, device),
+                kind=str(kind),
+                share=own.share(kind),
+                captured=kind in getattr(own.step, "replays", ()),
+                kernels=round(sum(k.count for k in found)),
+                busy_ms=1e3 * sum(k.seconds for k in found),
+                kernels_one_by_one=round(sum(k.count for k in plainly)),
+                busy_one_by_one_ms=1e3 * sum(k.seconds for k in plainly),
+                by_kind_ms={name: 1e3 * s for name, s in timing.by_kind(found).items()},
+                longest=[[k.name[:80], k.count, 1e3 * k.seconds] for k in found[:SHOWN]],
+            )

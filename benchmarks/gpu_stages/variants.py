@@ -10,7 +10,7 @@ import torch
 
 from gpu_stages.asked import Asked, say
 from gpu_stages.plan import VARIANTS
-from gpu_stages.steps import counts, forget, made, memory, replayed
+from gpu_stages.steps import REPLAYED, forget, made, memory, replayed
 from soundgan.models import layers
 from soundgan.training.run import Run
 
@@ -50,12 +50,11 @@ def variant(item: str, asked: Asked) -> None:
     device, cfg = asked.on(), asked.config(own.recipe, **changes)
     forget(device)
     prepare = {"channels_last": channels_last, "no_search": no_search}.get(own.way)
-    _, many, profiled = counts(asked.tiny)
+    many = 2 if asked.tiny else REPLAYED
     with one_step.global_settings(), inductor() if own.way == "inductor" else nullcontext():
         there = made(cfg, device, prepare)
         for kind in there.kinds:
             found = {"recipe": own.recipe, "batch": cfg.batch_size, "kind": str(kind)}
             found |= {"share": there.share(kind), "first_s": there.first}
-            found |= replayed(there, kind, many, profiled) | memory(device)
-            del found["longest"]
+            found |= replayed(there, kind, many) | memory(device)
             say(asked.stage, item, device, **found)

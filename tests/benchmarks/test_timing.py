@@ -85,6 +85,7 @@ def test_kernels_are_those_of_the_device(
     device_clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, done = [], []
+    monkeypatch.delenv("TEARDOWN_CUPTI", raising=False)
 
     class Profile:
         def __init__(self, activities: list) -> None:
@@ -94,6 +95,7 @@ def test_kernels_are_those_of_the_device(
             return self
 
         def __exit__(self, *_: object) -> None:
+            assert timing.os.environ["TEARDOWN_CUPTI"] == "0"
             assert device_clock.waited == 1  # what was launched is seen to its end
 
         def key_averages(self) -> list:
