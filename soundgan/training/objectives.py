@@ -32,8 +32,9 @@ class Objective(settings.Objective):
     r1_r2_by: Literal["gradient", "difference"] = "gradient"
     """gradient: exact; difference: estimated from how much scores change under small noise, which
     needs no second derivatives and is true on average only."""
-    r1_r2_step: float = 0.1
-    """Standard deviation of that noise, in a clip's own unit (natural logarithms: nepers)."""
+    r1_r2_step: float = 0.5
+    """Standard deviation of that noise, in a clip's own unit (natural logarithms: nepers). Smaller
+    is nearer to the gradient on average, with more noise in what the critic learns from it."""
 
     def check(self, cfg: Config, need: Need) -> None:
         super().check(cfg, need)
@@ -198,12 +199,15 @@ def difference_penalty(
     within a step: `E[<gradient, e>^2]` is the squared norm. Each clip has noise of its own, so that
     errors average out: of one clip's value the deviation is sqrt(2) times that value (chi-square).
     Lin et al. 2025 ("Diffusion Adversarial Post-Training for One-Step Video Generation",
-    approximated R1) compare x + step e with x, and leave out the division. A critic of leaky units
-    bends between the two, which adds to its gradient more noise the smaller the step: with both
-    sides it is half as much.
+    approximated R1) compare x + step e with x, and leave out the division.
 
-    In single precision: a difference of scores is small beside them. TF32 rounds to 2^-11, which
-    `step` must stay well above.
+    A critic of leaky units bends between the two points, and the smaller the step, the more noise
+    that adds to the gradient of this term. With `best` after 200 steps on the synthetic clips, one
+    draw's gradient was 9.6 times as long as the exact one at a step of 0.1 nepers, 4.9 times at 0.5
+    (from x on one side only 18 times at 0.1), while the term itself was 1.07 and 0.93 of the exact
+    (standard errors 0.07 and 0.09; from one side 1.53 at 0.1).
+
+    In single precision: a difference of scores is small beside them, and in bf16 it is rounding.
     """
     noise = step * torch.randn_like(x)
     scores = critic(torch.cat([x + noise, x - noise]), torch.cat([labels, labels]))
