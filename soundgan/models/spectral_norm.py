@@ -9,6 +9,8 @@ Same numbers up to rounding, same random numbers drawn at the beginning, same st
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -35,8 +37,10 @@ class SpectralNorm(_SpectralNorm):
     def forward(self, weight: Tensor) -> Tensor:
         if not layers.ours():
             return super().forward(weight)
-        # Never in half precision, to which autocast would round the products.
-        with torch.autocast(weight.device.type, enabled=False):
+        # Never in half precision, to which autocast on CUDA would round the products.
+        kind = weight.device.type  # networks without memory ("meta") know no autocast
+        known = torch.amp.is_autocast_available(kind)
+        with torch.autocast(kind, enabled=False) if known else nullcontext():
             return DivideBySpectralNorm.apply(weight, self._u, self._v, self._one, self.training)
 
 

@@ -207,6 +207,15 @@ def test_a_critic_trains_as_with_pytorch(small, monkeypatch):
         assert "original" not in name or not torch.equal(value, start[name].double())
 
 
+def test_without_memory_there_are_shapes():
+    """A critic's names and shapes can be known without building it."""
+    with torch.device("meta"):
+        own = spectral_norm(nn.Conv2d(3, 8, 4))
+    shapes = {name: tuple(value.shape) for name, value in own.state_dict().items()}
+    assert shapes["parametrizations.weight.0._v"] == (48,)
+    assert own.weight.shape == (8, 3, 4, 4)
+
+
 def test_the_critic_uses_it(small):
     critic = models.build(small, 3)[1]
     kinds = {type(m).__name__ for m in critic.modules()}
