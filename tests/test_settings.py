@@ -205,7 +205,7 @@ def test_a_constant_that_was_not_written_down_has_its_default(default):
 
 ADDED = {
     "objective.r1_r2_by": "difference",
-    "objective.r1_r2_step": 0.5,
+    "objective.r1_r2_step": 0.25,
     "balance": True,
     "critic.dropout": [0.5],
 }
