@@ -1,10 +1,10 @@
 """A step on CUDA as one graph: captured once, then replayed with a single launch.
 
-A step is some fifteen hundred small operations whatever the batch, and launched one by one they
-keep a GPU waiting for Python. A CUDA graph holds their kernels with all addresses, so whatever
-changes from step to step lies in tensors that stay where they are: the batch, the weights, the
-optimisers' states, the sums of the log. Noise comes from CUDA's default generator, which goes on
-at each replay where it stood: numbers are drawn as they would be without a graph.
+A step is hundreds of small operations whatever the batch, and launched one by one they keep a GPU
+waiting for Python. A CUDA graph holds their kernels with all addresses, so whatever changes from
+step to step lies in tensors that stay where they are: the batch, the weights, the optimisers'
+states, the sums of the log. Noise comes from CUDA's default generator, which goes on at each replay
+where it stood: numbers are drawn as they would be without a graph.
 
 The first steps of a kind run plainly, which is what warms up allocator, cuDNN and optimisers. They
 are steps like any other: nothing has to be undone, and a run may change between plain and replayed
