@@ -438,7 +438,7 @@ def main(argv: list[str] | None = None) -> int:
         argv = sys.argv[1:] if argv is None else argv
         cfg, demo = distributed.on_first(asked, argv, config)
         if cfg.dry_run:
-            dry_run(cfg, start_or_continue, full_step, kind_of_step, demo)
+            dry_run(cfg, start_or_continue, make_stepper, kind_of_step, demo)
         else:
             train(cfg, config_io.changes(config.RECIPES[cfg.recipe], cfg), demo)
     return outcome.code

@@ -21,22 +21,24 @@ from soundgan.report.pace import SAMPLES, SCORES
 from soundgan.report.recorder import check_scoring, less_memory
 from soundgan.report.samples import samples_of
 from soundgan.settings import Config
-from soundgan.training import continuing
+from soundgan.training import continuing, cuda_graph
 from soundgan.training.devices import explain_memory, pick_device, space
 from soundgan.training.initialise import Source, find_source
 from soundgan.training.run import METRICS, Run
 
 Start = Callable[[Config, dataset.Clips, torch.device, "dict | None", "Source | None"], Run]
-Step = Callable[[Run, Tensor, Tensor], Tensor]
-Kind = Callable[[Run], tuple]
+Stepper = Callable[[Run], cuda_graph.Stepper]
+Kind = Callable[[Run], cuda_graph.Kind]
+
+GPU_STEPS = 20  # timed ones of a kind: the host runs ahead of a GPU, as it does in training
 
 
-def dry_run(cfg: Config, start: Start, step: Step, kind: Kind, may_write: bool) -> None:
+def dry_run(cfg: Config, start: Start, stepper: Stepper, kind: Kind, may_write: bool) -> None:
     """Check data, vocoder, memory and one step; say what a run would do; write nothing.
 
-    `start` makes a run (`train.start_or_continue`), `step` trains it for one step (`full_step`) and
-    `kind` says which kind of step comes next (`kind_of_step`). `may_write`: whether a run would
-    write the demo set where there are no sounds.
+    `start` makes a run (`train.start_or_continue`), `stepper` what makes its steps
+    (`make_stepper`), and `kind` says which kind of step comes next (`kind_of_step`). `may_write`:
+    whether a run would write the demo set where there are no sounds.
     """
     device = pick_device(cfg)
     continuing.refuse_folder(cfg.run_dir, "--init-from")
@@ -60,7 +62,7 @@ def dry_run(cfg: Config, start: Start, step: Step, kind: Kind, may_write: bool) 
             run.standardise(clips, np.arange(min(len(clips.data), cfg.batch_size)))
         x = torch.from_numpy(np.array(clips.data[: cfg.batch_size])).to(device)
         labels = torch.tensor(clips.labels[: cfg.batch_size], device=device)
-        seconds = time_of_step(run, x, labels, step, kind)
+        seconds = time_of_step(run, x, labels, stepper(run), kind)
     report(run, clips, len(split.training) // cfg.batch_size, done, seconds)
 
 
@@ -77,24 +79,39 @@ def decode(cfg: Config, may_write: bool) -> dataset.Clips:
         return dataset.load(there, dataset.find_clips(there), keep=False)
 
 
-def time_of_step(run: Run, x: Tensor, labels: Tensor, step: Step, kind: Kind) -> float:
-    """Mean seconds of a step on a batch, from one of each kind, as often as it comes."""
+def time_of_step(
+    run: Run, x: Tensor, labels: Tensor, step: cuda_graph.Stepper, kind: Kind
+) -> float:
+    """Mean seconds of a step on a batch, from each kind as often as it comes.
 
-    def seconds(number: int) -> float:
+    Steps are made as training makes them: first those that warm up and are captured, then the timed
+    ones, replays where there is a graph.
+    """
+    first, timed = 1, 1
+    if run.device.type == "cuda" or step.batch:
+        first, timed = cuda_graph.WARM_UPS + 1, GPU_STEPS
+    if step.batch:  # where training puts its batches
+        for there, value in zip(step.batch, (x, labels)):
+            there.copy_(value)
+        x, labels = step.batch
+
+    def seconds(number: int, count: int) -> float:
         run.step = number
         start = time.perf_counter()
-        values = step(run, x, labels).tolist()  # waits for the device
-        if bad := [name for name, value in zip(METRICS, values) if not math.isfinite(value)]:
+        for _ in range(count):
+            step(x, labels, kind=kind(run))
+        sums = run.sums.tolist()  # waits for the device
+        if bad := [name for name, value in zip(METRICS, sums) if not math.isfinite(value)]:
             raise Diverged(messages.diverged(run, bad))
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / count
 
     own, kinds = run.cfg.optimiser, {}
     cycle = math.lcm(own.critic_steps if own.fresh_batches else 1, run.cfg.objective.r1_r2_every)
     for run.step in range(cycle):
         kinds.setdefault(kind(run), []).append(run.step)
     for steps in kinds.values():
-        seconds(steps[0])  # pays for warming up
-    return sum(len(steps) * seconds(steps[0]) for steps in kinds.values()) / cycle
+        seconds(steps[0], first)
+    return sum(len(steps) * seconds(steps[0], timed) for steps in kinds.values()) / cycle
 
 
 def report(

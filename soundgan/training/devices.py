@@ -111,7 +111,8 @@ def free_memory() -> int:
 def space(device: torch.device, needed: int, folder: Path) -> str:
     """Memory that was taken and disk that will be (`needed` bytes), beside what is free."""
     if device.type == "cuda":
-        used, free = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[0]
+        # Reserved: a CUDA graph keeps the memory of its step, whether a tensor lives there or not.
+        used, free = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[0]
     else:
         used, free = peak_memory(), free_memory()
     name = "GPU memory" if device.type == "cuda" else "Memory"
