@@ -102,7 +102,8 @@ class Recorder:
         ScoreLog.keep_rows(cfg, scores)
         scored = {row["epoch"] for row in scores.rows}
         there = {SAMPLES: Samples.path(cfg, epoch).is_dir(), SCORES: epoch in scored}
-        for part in pace.parts:
+        # A checkpoint within an epoch was written after these were made, and has their costs.
+        for part in () if state.get("step_in_epoch") else pace.parts:
             if there[part]:
                 pace.add_unknown(part)
         rest = (epoch, same_files, changed)

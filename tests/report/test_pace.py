@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import weights
+from conftest import stop_after, weights
 
 import train
 from soundgan import run_folder
 from soundgan.config_io import change
-from soundgan.errors import UserError
+from soundgan.errors import Interrupted, UserError
 from soundgan.evaluation import classifier, metrics
 from soundgan.report import messages, pace, process
 from soundgan.report.pace import SAMPLES, SCORES, Pace, is_always_due, most
@@ -320,6 +320,21 @@ def test_costs_are_measured_and_kept(
     train.train(change(cfg, {"epochs": 6}))  # which knows them
     saved = find_checkpoint(cfg.run_dir).state["pace"]
     assert saved["costs"] == {SAMPLES: 7.5, SCORES: 60.0}
+
+
+def test_costs_are_counted_once_however_often_a_run_is_stopped(
+    often: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the epoch after a set: 4 steps an epoch, stopped after steps 5 and 6."""
+    at_prices(monkeypatch, {SAMPLES: 2.5})
+    for step in (5, 1):
+        with monkeypatch.context() as patch:
+            stop_after(step, patch)
+            with pytest.raises(Interrupted):
+                train.train(often)
+        saved = find_checkpoint(often.run_dir).state
+        assert (saved["epoch"], saved["pace"]["costs"]) == (1, {SAMPLES: 2.5})
+    assert saved["step_in_epoch"] == 2
 
 
 def test_one_line_says_that_scores_are_put_off(
