@@ -34,13 +34,13 @@ def needed(module: str, purpose: str, instead: str = "") -> ModuleType:
     except Exception as error:  # a package of the wrong version fails in whatever way it likes
         name = module.partition(".")[0]
         lacking = error.name if isinstance(error, ModuleNotFoundError) else None
-        top = (lacking or name).partition(".")[0]
-        if top == name and lacking:
+        if lacking == name:
             raise _missing([name], purpose, instead) from error
+        top = (lacking or name).partition(".")[0]  # itself: of a version without the module
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise Missing(
             f"{purpose} needs the package {_pip_name(name)}, which cannot be imported ({reason})",
-            _advice([top], instead, "" if lacking else "--upgrade "),
+            _advice([top], instead, "--upgrade " if top == name else ""),
         ) from error
 
 

@@ -249,6 +249,11 @@ def test_a_missing_package_is_named_by_what_pip_knows(monkeypatch):
             "AttributeError: numpy has no attribute float",
             "pip install --upgrade broken_one.",
         ),
+        (  # as a package of another version, which lacks a module
+            "raise ModuleNotFoundError('No module named broken_one.part', name='broken_one.part')",
+            "No module named broken_one.part",
+            "pip install --upgrade broken_one.",
+        ),
     ],
 )
 def test_a_package_that_fails_says_why(tmp_path, monkeypatch, content, reason, command):
