@@ -93,9 +93,10 @@ def value_of(values: Mapping[str, object], name: str) -> object:
     if name in values:
         return values[name]
     part, _, own = str(name).rpartition(".")
-    kind = values.get(f"{part}.{KIND}")
-    known = part in BASES and isinstance(kind, str)
-    owner = concrete(BASES[part]).get(kind) if known else None if part else Config
+    owner = Config
+    if part:
+        kinds = concrete(BASES[part]) if part in BASES else {}
+        owner = kinds.get(str(values.get(f"{part}.{KIND}")))
     defaults = {f.name: f.default for f in dataclasses.fields(owner)} if owner else {}
     default = defaults.get(own, dataclasses.MISSING)
     return None if default is dataclasses.MISSING else _written(default)
