@@ -336,10 +336,11 @@ class Config(Checked):
     """Folder of this run below OUTPUT_DIR; empty: the recipe's name."""
     sample_every: NumberOrAuto
     """Epochs between two sets of pictures and WAVs, beside those of the first and the last epoch.
-    auto: 10, or more where sets would take over 3 % of the time (soundgan/report/pace.py)."""
+    auto: 10, fewer where these are long, more where sets would take over 3 % of the time
+    (soundgan/report/pace.py)."""
     score_every: NumberOrAuto
     """Epochs between two scorings, beside that of the last epoch; 0: never.
-    auto: 50, or more where scorings would take over 7 % of the time."""
+    auto: 50, fewer where these are long, more where scorings would take over 7 % of the time."""
     score_clips: int
     """Sounds a class that are generated for a scoring."""
     checkpoint_every: int
