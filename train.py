@@ -340,7 +340,7 @@ def train(cfg: Config, changed: dict | None = None, demo: bool = False) -> Run:
         usual = command_line.imported("config").RECIPES.get(cfg.recipe)
         changed = config_io.changes(usual, cfg) if usual else changed_before(cfg.run_dir)
     device = distributed.after_first(pick_device, distributed.placed(cfg))
-    distributed.check_kind(device)
+    distributed.connect(device)
     distributed.first_alone(continuing.refuse_folder, cfg.run_dir, "--init-from")
     found = distributed.first_alone(dataset.find_clips, cfg, demo)
     with distributed.first_holds(locked, cfg.run_dir):

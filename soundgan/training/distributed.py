@@ -37,6 +37,8 @@ LINGER = 3.0  # s for the rank that knows the reason to end first: torchrun repo
 
 T = TypeVar("T")
 
+_connected: dict[str, dist.ProcessGroup | None] = {"cuda": None}  # by kind of device; see `connect`
+
 
 class Ended(SystemExit):
     """The run has ended, and another rank says why: this one ends with its exit code, silently."""
@@ -76,12 +78,10 @@ def group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield
         return
-    # One group with two ways: tensors of the CPU (messages between ranks) go over gloo, those
-    # of a GPU (gradients) over NCCL. So nobody ever waits for rank 0's files on a GPU.
-    nccl = torch.cuda.is_available() and dist.is_nccl_available()
-    patience = timedelta(seconds=PATIENCE)
+    # Messages between ranks, which are tensors of the CPU, go over gloo: nobody ever waits for rank
+    # 0's files on a GPU. NCCL comes later (`connect`), where the ranks do train on GPUs.
     with _everyone_there():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=patience)
+        dist.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE))
     with ExitStack() as stack:
         if rank():
             silence = stack.enter_context(open(os.devnull, "w"))
@@ -99,6 +99,7 @@ def group() -> Iterator[None]:
             own.exit_code = error.exit_code
             raise own from error
     dist.destroy_process_group()
+    _connected["cuda"] = None
 
 
 @contextmanager
@@ -156,12 +157,20 @@ def placed(cfg: Config) -> Config:
     return replace(cfg, device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
 
 
-def check_kind(device: torch.device) -> None:
-    """Raises UserError where rank 0 has a device of another kind."""
+def connect(device: torch.device) -> None:
+    """Let this rank exchange gradients with the others from `device` to device.
+
+    GPUs are connected by NCCL here and now, each rank's own: not at the first exchange, by what a
+    tensor of it tells. Raises UserError where rank 0 has a device of another kind.
+    """
     if world() == 1:
         return
     if (kind := from_first(device.type)) != device.type:
         raise UserError(f"it would train on {device.type}, rank 0 on {kind} (--device).")
+    if device.type == "cuda" and dist.is_nccl_available():
+        patience = timedelta(seconds=PATIENCE)
+        with _everyone_there():
+            _connected["cuda"] = dist.new_group(backend="nccl", timeout=patience, device_id=device)
 
 
 # ---- rank 0 does it -----------------------------------------------------------------------------
@@ -264,7 +273,7 @@ def broadcast(*networks: nn.Module) -> None:
     with _everyone_there(), torch.no_grad():
         for network in networks:
             for value in network.state_dict().values():
-                dist.broadcast(value, src=0)
+                dist.broadcast(value, src=0, group=_connected.get(value.device.type))
 
 
 def average(network: nn.Module) -> None:
@@ -286,7 +295,7 @@ def mean(values: Tensor) -> Tensor:
         return values
     values = values / world()
     with _everyone_there():
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=_connected.get(values.device.type))
     return values
 
 
