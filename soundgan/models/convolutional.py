@@ -26,7 +26,8 @@ from soundgan.parts import Need, not_negative, within
 from soundgan.settings import MOST_CHANNELS, Config
 
 CONV = {1: layers.Conv1d, 2: layers.Conv2d}  # by the number of dimensions of a map
-CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
+CONV_TRANSPOSE = {1: layers.ConvTranspose1d, 2: layers.ConvTranspose2d}
+ENLARGE = {1: layers.Enlarge1d, 2: layers.Enlarge2d}
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 MOST_PLACES = 2**15  # that attention compares each with each: 4 GiB a clip
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -306,7 +307,7 @@ class Critic(nn.Module):
             x = self.standardise(x)
         if self.num_classes:
             y = self.label_map(self.one_hot(labels).to(x.dtype))  # (B, K) -> (B, S)
-            x = torch.cat([x, self.label_map_scale * y.view_as(x)], dim=1)  # (B, 2, *S)
+            x = (x, self.label_map_scale * y.view_as(x))  # two channels, (B, 1, *S) each
         scores = self.stages(x)
         return scores.flatten() if self.head == "full" else scores.flatten(1)
 
@@ -323,10 +324,8 @@ def upward(own: ConvolutionalGenerator, c_in: int, c_out: int, dims: int) -> lis
     """Layers that make a map exactly `stride` times as large."""
     kernel, stride, bias = own.kernel, own.stride, own.bias
     if own.upsampling == "nearest":
-        return [
-            nn.Upsample(scale_factor=stride, mode="nearest"),
-            CONV[dims](c_in, c_out, kernel, 1, kernel // 2, bias=bias),
-        ]
+        # Two layers, as in the state dicts of always.
+        return [nn.Identity(), ENLARGE[dims](stride, c_in, c_out, kernel, bias)]
     padding = (kernel - stride + 1) // 2
     extra = stride - kernel + 2 * padding
     return [CONV_TRANSPOSE[dims](c_in, c_out, kernel, stride, padding, extra, bias=bias)]

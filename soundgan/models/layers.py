@@ -21,7 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding
+from torch.nn.functional import conv_transpose1d, conv_transpose2d, embedding, interpolate
+
+from soundgan.models.convolutions import (
+    Transposed,
+    channel_sums,
+    enlarging_weight,
+    of_few_places,
+    spread,
+    to_one_channel,
+    weight_product,
+)
 
 SLOPE = 0.2  # of every LeakyReLU of the networks
 aten = torch.ops.aten
@@ -81,27 +91,55 @@ def convolution_gradients(
     """Gradients with respect to x, weight and bias, those that are `wanted`."""
     stride, padding, dilation, groups = at
     none, bias = [0] * len(stride), [weight.shape[0]]
-    return aten.convolution_backward(
-        grad, x, weight, bias, stride, padding, dilation, False, none, groups, wanted
+    of_x = of_weight = of_bias = None
+    if wanted[0] and to_one_channel(grad, weight, at):
+        of_x = spread(grad, weight, x.shape[2:], at)
+    if wanted[1] and of_few_places(grad, at):
+        of_weight, of_bias = weight_product(grad, x, weight, at), channel_sums(grad, wanted[2])
+    left = tuple(w and g is None for w, g in zip(wanted, (of_x, of_weight, of_bias)))
+    if not any(left):
+        return of_x, of_weight, of_bias
+    own = aten.convolution_backward(
+        grad, x, weight, bias, stride, padding, dilation, False, none, groups, left
     )
+    return tuple(o if g is None else g for o, g in zip(own, (of_x, of_weight, of_bias)))
 
 
 class Convolve(Function):
-    """`convolve`, differentiable twice."""
+    """`convolve` of x and of what lies `beside` it in further channels, differentiable twice.
+
+    `beside` is made of parameters (a label's map): where theirs are left out, so is its gradient.
+    """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, at):
-        ctx.save_for_backward(x, weight)
-        ctx.at = at
-        return convolve(x, weight, bias, at)
+    def forward(ctx, x, weight, bias, at, beside=None):
+        whole = x if beside is None else torch.cat([x, beside], dim=1)
+        ctx.save_for_backward(whole, weight)
+        ctx.at, ctx.channels = at, x.shape[1]
+        return convolve(whole, weight, bias, at)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         wanted = _wanted(ctx)
-        if torch.is_grad_enabled():
-            return *ConvolutionGradients.apply(grad, x, weight, ctx.at, wanted), None
-        return *convolution_gradients(grad, x, weight, ctx.at, wanted), None
+        gradients = ConvolutionGradients.apply if torch.is_grad_enabled() else convolution_gradients
+        if ctx.channels == x.shape[1]:
+            return *gradients(grad, x, weight, ctx.at, wanted), None, None
+        beside = ctx.needs_input_grad[4] and _now["parameters"]
+        of_weight, of_bias = None, None
+        if any(wanted[1:]):
+            _, of_weight, of_bias = gradients(grad, x, weight, ctx.at, (False, *wanted[1:]))
+        # Mostly one of both is wanted: the slope at x, or the label's map.
+        of_x, of_beside = (
+            gradients(grad, x[:, own], weight[:, own], ctx.at, (True, False, False))[0]
+            if needed
+            else None
+            for own, needed in (
+                (slice(ctx.channels), wanted[0]),
+                (slice(ctx.channels, None), beside),
+            )
+        )
+        return of_x, of_weight, of_bias, None, of_beside
 
 
 class ConvolutionGradients(Function):
@@ -285,11 +323,13 @@ def _plainly(x: Tensor) -> bool:
 
 
 class _Conv(nn.Module):
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """Of x, or of a pair: x, and what lies beside it in further channels (see `Convolve`)."""
+        x, beside = x if isinstance(x, tuple) else (x, None)
         if _plainly(x):
-            return super()._conv_forward(x, weight, bias)
+            return super().forward(x if beside is None else torch.cat([x, beside], dim=1))
         at = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
-        return Convolve.apply(x, weight, bias, at)
+        return Convolve.apply(x, self.weight, self.bias, at, beside)
 
 
 class Conv1d(_Conv, nn.Conv1d):
@@ -297,6 +337,52 @@ class Conv1d(_Conv, nn.Conv1d):
 
 
 class Conv2d(_Conv, nn.Conv2d):
+    pass
+
+
+class _ConvTranspose(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        at = (self.stride, self.padding, self.dilation, self.groups)
+        ours = to_one_channel(x, self.weight, at) or of_few_places(x, at)
+        if not (ours and _now["ours"]) or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        sides = zip(x.shape[2:], self.weight.shape[2:], *at[:3], self.output_padding)
+        size = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 + e for n, k, s, p, d, e in sides)
+        return Transposed.apply(x, self.weight, self.bias, size, at)
+
+
+class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
+    pass
+
+
+class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
+    pass
+
+
+class _Enlarge(nn.Module):
+    """A map `factor` times as large by repetition, then the convolution, which keeps its size."""
+
+    def __init__(self, factor: int, c_in: int, c_out: int, kernel: int, bias: bool) -> None:
+        super().__init__(c_in, c_out, kernel, padding=kernel // 2, bias=bias)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _now["ours"]:
+            return super().forward(interpolate(x, scale_factor=self.factor, mode="nearest"))
+        weight, dims = enlarging_weight(self.weight, self.factor), x.dim() - 2
+        at = ([self.factor] * dims, list(self.padding), [1] * dims, 1)
+        if to_one_channel(x, weight, at) and not torch.is_autocast_enabled(x.device.type):
+            size = tuple(n * self.factor for n in x.shape[2:])
+            return Transposed.apply(x, weight, self.bias, size, at)
+        transposed = conv_transpose1d if dims == 1 else conv_transpose2d
+        return transposed(x, weight, self.bias, self.factor, self.padding)
+
+
+class Enlarge1d(_Enlarge, nn.Conv1d):
+    pass
+
+
+class Enlarge2d(_Enlarge, nn.Conv2d):
     pass
 
 

@@ -153,9 +153,7 @@ def test_weights_are_clipped(sounds, tmp_path):
 def test_the_penalty_is_never_in_half_precision(precision, small):
     run = started(change(small, {"optimiser.precision": precision}))
     seen = []
-    run.critic.stages[0].register_forward_hook(
-        lambda _, x, out: seen.append((len(x[0]), out.dtype))
-    )
+    run.critic.stages[0].register_forward_hook(lambda _, x, out: seen.append((len(out), out.dtype)))
     stats = train.critic_step(run, *batch_of(small))
     half = torch.bfloat16 if precision == "bf16" else torch.float32  # no fp16 on a CPU
     assert seen == [(4, torch.float32), (8, half)]
