@@ -103,8 +103,8 @@ class Recorder:
         scored = {row["epoch"] for row in scores.rows}
         there = {SAMPLES: Samples.path(cfg, epoch).is_dir(), SCORES: epoch in scored}
         # A checkpoint within an epoch was written after these were made, and has their costs.
-        for part in () if state.get("step_in_epoch") else pace.parts:
-            if there[part]:
+        if not state.get("step_in_epoch"):
+            for part in (name for name, made in there.items() if made and name in pace.parts):
                 pace.add_unknown(part)
         rest = (epoch, same_files, changed)
         apart = cfg.background == "on" or (cfg.background == "auto" and device.type == "cuda")
