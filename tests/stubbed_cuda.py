@@ -49,7 +49,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func.overloadpacket in WAITS and not self.checks_labels(args):
+        if func.overloadpacket in WAITS:
             self.broken = True
             raise RuntimeError(REFUSED)
         if len(self.done) == self.fails_at:
@@ -60,16 +60,9 @@ class Operations(TorchDispatchMode):
                 whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
                 self.before[place(tensor)] = whole, whole.clone()
         out = func(*args, **kwargs)
-        if func.overloadpacket not in WAITS:
-            self.own |= {place(t) for t in tensors(out)} - self.before.keys()
-            self.done.append((func, args, kwargs, out))
+        self.own |= {place(t) for t in tensors(out)} - self.before.keys()
+        self.done.append((func, args, kwargs, out))
         return out
-
-    def checks_labels(self, args: tuple) -> bool:
-        """Whether this is `one_hot` that looks at its labels, which it does on a CPU alone."""
-        bounds = (aten.aminmax.default, aten.min.default, aten.max.default)
-        outs = [out for func, _, _, out in self.done[-2:] if func in bounds]
-        return any(args[0] is bound and bound.dtype == torch.long for bound in tensors(outs))
 
     def undo(self) -> None:
         with torch.no_grad():
