@@ -35,16 +35,24 @@ def exact(recipe: str, asked: Asked) -> None:
 
 
 def tests(item: str, asked: Asked) -> None:
-    """The tests that need CUDA, with what each failure says."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=line", "-o", "addopts="]
-    command += ["-p", "no:cacheprovider", "-k", "cuda", *TESTS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    lines = done.stdout.splitlines() + done.stderr.splitlines()
+    """The tests that need CUDA, with what each failure says.
+
+    Each is shown when it is over, so that something is known where time runs out in the middle.
+    """
+    command = [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=line", "-o", "addopts="]
+    command += ["-p", "no:cacheprovider", "-k", "cuda and not stub", *TESTS]
+    lines = []
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=both, text=True) as process:
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            print(lines[-1], flush=True)
     for line in lines:
         if line.startswith(("FAILED ", "ERROR ")):
             say(asked.stage, item, test=line.partition(" ")[2][:300])
     last = next((line for line in reversed(lines) if re.search(r"\d+ \w+.* in [\d.]+", line)), "")
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
     if not counts:
-        raise RuntimeError(f"pytest: exit code {done.returncode}: {' | '.join(lines[-3:])}")
+        said = " | ".join(lines[-3:])
+        raise RuntimeError(f"pytest: exit code {process.returncode}: {said}")
     say(asked.stage, item, asked.on(), **counts)

@@ -80,8 +80,8 @@ def machine(item: str, asked: Asked) -> None:
     found |= {"processor": timing.processor(), "cores": os.cpu_count()}
     found["compiler"] = next(filter(None, map(shutil.which, COMPILERS)), "")
     say(asked.stage, item, device, **found)
-    say(asked.stage, item, device, missing=missing())
     say(asked.stage, item, device, **triton_works(device))
+    say(asked.stage, item, device, missing=missing())  # after what is quick: it imports them all
     if not asked.tiny:
         import speed  # and with it all of the program: not before the rest has been said
 

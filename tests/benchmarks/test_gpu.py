@@ -27,7 +27,9 @@ def test_two_calls_fit_fourteen_minutes() -> None:
         assert sum(stage.budget for stage in plan.STAGES if stage.call == call) == seconds
     assert plan.BUDGETS == {"first": 300, "second": 370}
     assert sum(plan.BUDGETS.values()) + 2 * 85 <= 14 * 60
-    assert all(0 < stage.limit <= stage.budget for stage in plan.STAGES)
+    # The tests may use what the stages before them leave: they are the last ones.
+    usual = [stage for stage in plan.STAGES if stage.name != "tests"]
+    assert all(0 < stage.limit <= stage.budget for stage in usual)
     *_, first, second, _ = plan.table(plan.STAGES).splitlines()
     assert first == "first        300 s  machine, onestep, steps, kernels, variants"
     assert second == "second       370 s  score, whole, exact, tests"

@@ -61,7 +61,7 @@ def do(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., list[dict
 
 def test_the_machine(do: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    about, missing, triton = do("machine", "")
+    about, triton, missing = do("machine", "")
     assert about["torch"] == torch.__version__.partition("+")[0]
     assert about["cores"] == os.cpu_count()
     assert about["processor"] in about["on"]
