@@ -216,8 +216,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, version: str = "2.14") -> Driver:
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", None)
-    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", driver.end_allocation, raising=False)
-    monkeypatch.setattr(torch._C, "_cuda_releasePool", driver.release, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", driver.end_allocation)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", driver.release)
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     monkeypatch.setattr(cuda_graph, "why_plain", lambda *_: "")
     return driver
