@@ -224,7 +224,7 @@ def test_a_patched_formula_is_the_one_that_is_used(small, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda_the_kernel_is_launched_and_captured(tensors):
-    """In backward, after a first launch outside: the numbers are those of the formula."""
+    """After a first launch outside, which compiles it: the numbers are those of the formula."""
     from soundgan.models import kernels
 
     tensors = tuple(t.cuda() for t in tensors)
