@@ -23,6 +23,30 @@ PER_THREAD = 8  # of them: three maps and five sums fit into registers
 
 
 @triton.jit
+def read_tile(
+    v_at,
+    grad_at,
+    x_at,
+    first,
+    m,
+    r,
+    c,
+    left,
+    CHANNELS: tl.constexpr,
+    PLACES: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Where a tile lies, what of it lies inside the map, and v, g, u there: `(HEIGHT, WIDTH)`."""
+    i = left + tl.arange(0, WIDTH)[None, :]
+    inside = (c < CHANNELS) & (i < PLACES)
+    at = first + c * PLACES + i
+    v = tl.load(v_at + at, inside, 0.0)
+    g = tl.load(grad_at + at, inside, 0.0)
+    u = (tl.load(x_at + at, inside, 0.0) - m) * r  # outside only ever times a zero
+    return at, inside, v, g, u
+
+
+@triton.jit
 def second_gradients_kernel(
     v_at,
     grad_at,
@@ -44,24 +68,18 @@ def second_gradients_kernel(
     first = program.to(tl.int64) * CHANNELS * PLACES
     weight_at += program % GROUPS * CHANNELS
     size = CHANNELS * PLACES
-    m = tl.load(mean_at + program)
-    r = tl.load(rate_at + program)
+    m, r = tl.load(mean_at + program), tl.load(rate_at + program)
 
-    sum_v = tl.zeros((HEIGHT, WIDTH), tl.float32)
-    sum_s = tl.zeros((HEIGHT, WIDTH), tl.float32)
-    sum_vs = tl.zeros((HEIGHT, WIDTH), tl.float32)
-    sum_vu = tl.zeros((HEIGHT, WIDTH), tl.float32)
-    sum_su = tl.zeros((HEIGHT, WIDTH), tl.float32)
+    zero = tl.zeros((HEIGHT, WIDTH), tl.float32)
+    sum_v, sum_s, sum_vs, sum_vu, sum_su = zero, zero, zero, zero, zero
     for top in range(0, CHANNELS, HEIGHT):
         c = top + tl.arange(0, HEIGHT)[:, None]
         w = tl.load(weight_at + c, c < CHANNELS, 0.0)  # (HEIGHT, 1)
         for left in range(0, PLACES, WIDTH):
-            i = left + tl.arange(0, WIDTH)[None, :]
-            inside = (c < CHANNELS) & (i < PLACES)
-            at = first + c * PLACES + i
-            v = tl.load(v_at + at, inside, 0.0)
-            s = tl.load(grad_at + at, inside, 0.0) * w
-            u = (tl.load(x_at + at, inside, 0.0) - m) * r  # outside only ever times a zero
+            _, _, v, g, u = read_tile(
+                v_at, grad_at, x_at, first, m, r, c, left, CHANNELS, PLACES, WIDTH
+            )
+            s = g * w
             sum_v += v
             sum_s += s
             sum_vs += v * s
@@ -78,12 +96,9 @@ def second_gradients_kernel(
         w = tl.load(weight_at + c, c < CHANNELS, 0.0)
         of_weight = tl.zeros((HEIGHT, WIDTH), tl.float32)
         for left in range(0, PLACES, WIDTH):
-            i = left + tl.arange(0, WIDTH)[None, :]
-            inside = (c < CHANNELS) & (i < PLACES)
-            at = first + c * PLACES + i
-            v = tl.load(v_at + at, inside, 0.0)
-            g = tl.load(grad_at + at, inside, 0.0)
-            u = (tl.load(x_at + at, inside, 0.0) - m) * r
+            at, inside, v, g, u = read_tile(
+                v_at, grad_at, x_at, first, m, r, c, left, CHANNELS, PLACES, WIDTH
+            )
             p = (v - mean_v - u * b) * r
             d = (g * w - mean_s - u * a) * r
             of_weight += g * p
