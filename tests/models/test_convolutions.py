@@ -61,6 +61,17 @@ class Asked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def assert_same(plain, own, x, layout):
+    """Both give x the same values, first and second gradients; returns x, maps in `layout`."""
+    if x.dim() == 4:
+        own.to(memory_format=layout)
+        x = x.detach().to(memory_format=layout).requires_grad_()
+    expected = first_and_second(plain, x)
+    for found, wanted in zip(first_and_second(own, x), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    return x
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     ("channels", "sides", "rest"),
@@ -76,13 +87,7 @@ class Asked(TorchDispatchMode):
 def test_convolution(channels, sides, rest, layout):
     dims = len(sides)
     plain, own = same(CONV[dims](channels, 5, *rest), OWN[dims](channels, 5, *rest))
-    x = numbers(3, channels, *sides)
-    if dims == 2:
-        own.to(memory_format=layout)
-        x = x.detach().to(memory_format=layout).requires_grad_()
-    expected = first_and_second(plain, x)
-    for found, wanted in zip(first_and_second(own, x), expected, strict=True):
-        torch.testing.assert_close(found, wanted)
+    x = assert_same(plain, own, numbers(3, channels, *sides), layout)
     at = (list(plain.stride), list(plain.padding), list(plain.dilation), 1)
     convolve = lambda *given: layers.Convolve.apply(*given, at)  # noqa: E731
     assert gradcheck(convolve, (x, own.weight, own.bias), fast_mode=True)
@@ -148,13 +153,7 @@ def test_transposed_convolution(channels, sides, rest, layout):
     for bias in (True, False):
         plain = TRANSPOSE[dims](5, channels, *rest, bias=bias)
         plain, own = same(plain, OWN_TRANSPOSE[dims](5, channels, *rest, bias=bias))
-        x = numbers(3, 5, *sides)
-        if dims == 2:
-            own.to(memory_format=layout)
-            x = x.detach().to(memory_format=layout).requires_grad_()
-        expected = first_and_second(plain, x)
-        for found, wanted in zip(first_and_second(own, x), expected, strict=True):
-            torch.testing.assert_close(found, wanted)
+        x = assert_same(plain, own, numbers(3, 5, *sides), layout)
         assert gradgradcheck(own, (x,), fast_mode=True)
 
 
