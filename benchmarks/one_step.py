@@ -68,9 +68,7 @@ def a_run(cfg: Config, device: torch.device) -> tuple[Run, Tensor, Tensor]:
 
 def kinds_of_steps(run: Run) -> dict[cuda_graph.Kind, int]:
     """A step of each kind that the run makes, by kind."""
-    own = run.cfg.optimiser
-    cycle = (own.critic_steps if own.fresh_batches else 1) * run.cfg.objective.r1_r2_every
-    before, kinds = run.step, {}
+    before, kinds, cycle = run.step, {}, run.cycle
     for run.step in range(cycle):
         kinds.setdefault(train.kind_of_step(run), run.step)
     run.step = before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,10 +47,7 @@ class Made:
 
     def share(self, kind: cuda_graph.Kind) -> float:
         """How many of a run's steps are of this kind."""
-        own = self.run.cfg.optimiser
-        updates = own.critic_steps if own.fresh_batches else 1
-        cycle = math.lcm(updates, self.run.cfg.objective.r1_r2_every)
-        before, count = self.run.step, 0
+        before, count, cycle = self.run.step, 0, self.run.cycle
         for self.run.step in range(cycle):
             count += train.kind_of_step(self.run) == kind
         self.run.step = before

@@ -105,8 +105,7 @@ def time_of_step(
             raise Diverged(messages.diverged(run, bad))
         return (time.perf_counter() - start) / count
 
-    own, kinds = run.cfg.optimiser, {}
-    cycle = math.lcm(own.critic_steps if own.fresh_batches else 1, run.cfg.objective.r1_r2_every)
+    kinds, cycle = {}, run.cycle
     for run.step in range(cycle):
         kinds.setdefault(kind(run), []).append(run.step)
     for steps in kinds.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,6 +75,13 @@ class Run:
         scaler = torch.amp.GradScaler(device.type, enabled=half)
         sums = torch.zeros(len(METRICS), device=device)
         return cls(cfg, classes, device, generator, critic, *optimisers, average, scaler, sums)
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which the kinds of steps come again: what the host decides of each."""
+        own = self.cfg.optimiser
+        updates = own.critic_steps if own.fresh_batches else 1
+        return math.lcm(updates, self.cfg.objective.r1_r2_every)
 
     @property
     def networks(self) -> list[nn.Module]:
