@@ -14,11 +14,12 @@ import torchaudio
 from torch import Tensor, nn
 
 from soundgan import packages
-from soundgan.audio import bigvgan, hifigan
+from soundgan.audio import bigvgan, griffin_lim, hifigan
 from soundgan.audio.transform import expand, mel_bands
 from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config
 
 GRIFFIN_LIM_ITERATIONS = 64
+GRIFFIN_LIM_MOMENTUM = 0.95
 LIBROSA_ITERATIONS = 32
 RESTORED_PEAK = 0.7  # of sounds from spectrograms that know no level (-3 dBFS)
 VOCODER_BATCH = 16  # clips vocoded at a time: bounds memory when many are wanted
@@ -74,33 +75,40 @@ class Vocoder:
 
 
 class GriffinLim(Vocoder):
-    """The vocoder that needs no weights: least-squares mel inversion, then fast Griffin-Lim.
+    """The vocoder that needs no weights: mel bands -> sound by fast Griffin-Lim (`griffin_lim.py`).
 
-    Phase retrieval after Griffin & Lim 1984, with the momentum of Perraudin, Balazs & Søndergaard
-    2013; both from torchaudio. Deterministic: the phases start the same for every call.
+    Deterministic: the phases start the same for every clip and call.
     """
 
     name = GRIFFIN_LIM
 
     def __init__(self, cfg: Config, device: torch.device) -> None:
         super().__init__(cfg, device)
-        # On the CPU, where lstsq knows a driver for filter banks with empty bands (128 HTK bands
-        # are finer than the Fourier transform at the low end); a millisecond a clip.
-        self.to_linear = torchaudio.transforms.InverseMelScale(
-            n_stft=self.sound.n_fft // 2 + 1, driver="gelsd", **mel_bands(self.sound)
+        sound = self.sound
+        bands = torchaudio.functional.melscale_fbanks(
+            n_freqs=sound.n_fft // 2 + 1, **mel_bands(sound)
         )
-        self.to_wave = torchaudio.transforms.GriffinLim(
-            n_fft=self.sound.n_fft,
-            hop_length=self.sound.hop,
-            power=self.sound.power,
-            n_iter=GRIFFIN_LIM_ITERATIONS,
-        ).to(device)
+        self.bank = griffin_lim.Bank(bands, sound.power).to(device)
+        self.short_time = griffin_lim.ShortTime(sound.n_fft, sound.hop).to(device)
 
     def decode(self, x: Tensor) -> Tensor:
         # T centred frames span (T - 1) hops; a repeated last frame makes it T.
         x = nn.functional.pad(x, (0, 1), mode="replicate")  # (B, M, T + 1)
-        linear = self.to_linear(expand(x, self.cfg).cpu())
-        return self.to_wave(linear.to(self.device))  # (B, T * hop)
+        mels = expand(x, self.cfg).mT.contiguous()  # (B, T + 1, M)
+        phases = griffin_lim.random_phases(mels.shape[1], self.bank.top).to(self.device)
+        # On a CPU clip by clip: a batch of them leaves the processor's cache.
+        parts = mels.split(1 if self.device.type == "cpu" else len(mels))
+        return torch.cat([self._retrieve(part, phases) for part in parts])  # (B, T * hop)
+
+    def _retrieve(self, mels: Tensor, phases: Tensor) -> Tensor:
+        start = phases * self.bank.start(mels)
+        return griffin_lim.retrieve(
+            self.short_time,
+            griffin_lim.Mels(self.bank, mels),
+            start,
+            GRIFFIN_LIM_ITERATIONS,
+            GRIFFIN_LIM_MOMENTUM,
+        )
 
 
 class Librosa(Vocoder):
