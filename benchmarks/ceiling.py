@@ -3,9 +3,15 @@
     python benchmarks/ceiling.py --data-dir data --vocoders griffin-lim outputs/vocoder
 
 No model sounds better than what its vocoder makes of real clips. This gives each vocoder's row in
-the scores of `evaluate.py` (one set of classifiers for all of them), beside the distance of
-log-mels, real and resynthesised, and the seconds a clip takes. The clips are those that a run of
-the recipe holds out.
+the scores of `evaluate.py` (one set of classifiers for all of them), and a table of its own:
+
+- how well judges tell real clips from the same clips through the vocoder: area under the curve of
+  networks that learn from clips to train on and are tried on held-out ones (0.5: not at all);
+- how far the clips of its sound are from those it was given, and log spectra from those of the
+  recordings (root mean square over the frequencies that the mel bands reach);
+- processor seconds a sound.
+
+The clips are those that a run of the recipe holds out.
 """
 
 from __future__ import annotations
@@ -15,9 +21,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import tyro
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,10 +37,20 @@ from soundgan.config_io import change  # noqa: E402
 from soundgan.console import friendly  # noqa: E402
 from soundgan.dataset import Clips, Recording  # noqa: E402
 from soundgan.errors import UserError, nearest  # noqa: E402
-from soundgan.evaluation import scores  # noqa: E402
-from soundgan.evaluation.evaluator import ROUND_TRIP, make_evaluator, round_trip  # noqa: E402
+from soundgan.evaluation import features, scores, two_sample  # noqa: E402
+from soundgan.evaluation.evaluator import (  # noqa: E402
+    ROUND_TRIP,
+    make_evaluator,
+    round_trip,
+    spread_out,
+)
 from soundgan.settings import GRIFFIN_LIM, Config  # noqa: E402
 from soundgan.training.devices import explain_memory, pick_device  # noqa: E402
+
+JUDGED = 240  # clips at most that judges learn from, and that they are tried on
+LEAST = 8  # of each, for a figure
+WINDOWS = (256, 1024, 2048)  # samples, of log spectra
+QUIETEST = 1e-4  # magnitudes are clamped to this before the logarithm
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,7 @@ class Options:
     """Measure the ceilings of vocoders."""
 
     vocoders: tuple[str, ...] = (GRIFFIN_LIM,)
-    """griffin-lim, librosa, folders and hub names of HiFi-GANs, folders of BigVGANs."""
+    """griffin-lim, librosa, folders of vocoders, hub names of HiFi-GANs."""
     recipe: str = config.RECIPE
     """Whose clips and spectrograms."""
     data_dir: str = config.RUN["data_dir"]
@@ -64,19 +82,21 @@ def measure(options: Options) -> dict:
     split = dataset.split(cfg, clips, known=False, keep=False)
     print(split.said, flush=True)
     evaluator = make_evaluator(cfg, clips, split, vocoders[0], device)
-    rows, notes = {evaluator.real: evaluator.rows[evaluator.real]}, []
+    rows = {evaluator.real: evaluator.rows[evaluator.real]}
     of_first = evaluator.rows[ROUND_TRIP.format(evaluator.real)]
-    held_out = split.held_out or dataset.recordings(clips, split.training)
+    trained_on = dataset.recordings(clips, split.training)
+    held_out = split.held_out or trained_on
+    judges = Judges(cfg, trained_on, split.held_out)
+    found = []
     for index, vocoder in enumerate(vocoders):
         row = round_trip(evaluator, clips, vocoder) if index else of_first
         rows[f"through {vocoder.name}"] = row
-        error, seconds = distance(cfg, vocoder, held_out)
-        notes.append(f"{vocoder.name}: log-mels differ by {error:.3f}, {seconds:.3g} s a clip.")
+        found.append((vocoder.name, judges.area(vocoder), distances(cfg, vocoder, held_out)))
     size = len(evaluator.unseen.labels)
     return {
         "rows": {title: {"clips": size} | row for title, row in rows.items()},
         "few": list(rows) if size < scores.FEW else [],
-        "notes": [*notes, *([] if split.held_out else [split.said])],
+        "notes": [*table(found), *([] if split.held_out else [split.said])],
     }
 
 
@@ -111,19 +131,87 @@ def ready(cfg: Config, name: str, device: torch.device) -> Vocoder:
         ) from reason
 
 
-def distance(cfg: Config, vocoder: Vocoder, recordings: Sequence[Recording]) -> tuple[float, float]:
-    """Mean absolute difference of real and resynthesised spectrograms, in the recipe's unit; and
-    seconds a clip."""
-    transform, total, seconds = Transform(cfg), 0.0, 0.0
-    for first in range(0, len(recordings), VOCODER_BATCH):
+class Judges:
+    """Networks that learn to tell real clips from the same clips through a vocoder."""
+
+    def __init__(self, cfg: Config, trained_on: list[Recording], held_out: list[Recording]) -> None:
+        self.cfg = cfg
+        self.clips = [spread_out(some, JUDGED) for some in (trained_on, held_out)]
+        self.real = [features.measure_files(cfg, some).x for some in self.clips]
+
+    def area(self, vocoder: Vocoder) -> two_sample.Area | None:
+        """Mean, lowest and highest of the judges' areas; None where there are too few clips."""
+        if min(map(len, self.clips)) < LEAST:
+            return None
+        transform = Transform(self.cfg)
+
+        def through(waves: Tensor) -> Tensor:
+            return vocoder(transform(waves))[:, : waves.shape[1]]
+
+        learnt, tried = (features.measure_files(self.cfg, c, through).x for c in self.clips)
+        areas = []
+        for seed in two_sample.SEEDS:
+            judge = two_sample.train_judge(self.real[0], learnt, seed)
+            with torch.no_grad():
+                ranks = [judge(x).numpy() for x in (self.real[1], tried)]
+            areas.append(two_sample.area_under_curve(*ranks))
+        return two_sample.Area(sum(areas) / len(areas), min(areas), max(areas))
+
+
+class Distances(NamedTuple):
+    """Means over clips."""
+
+    clips: float  # mean absolute difference of clips, in the recipe's unit
+    spectra: tuple[float, ...]  # nepers, one of each of WINDOWS
+    seconds: float  # of the processor, a sound
+
+
+def distances(cfg: Config, vocoder: Vocoder, recordings: Sequence[Recording]) -> Distances:
+    """Real clips beside what a vocoder makes of them."""
+    transform, count = Transform(cfg), len(recordings)
+    off, spectra, seconds = 0.0, torch.zeros(len(WINDOWS)), 0.0
+    for first in range(0, count, VOCODER_BATCH):
         some = recordings[first : first + VOCODER_BATCH]
         waves = torch.stack([read_clip(cfg, r.path, r.number) for r in some])
-        real = transform(waves)
-        start = time.perf_counter()
-        again = vocoder(real)[:, : waves.shape[1]]
-        seconds += time.perf_counter() - start
-        total += float((transform(again) - real).abs().mean()) * len(some)
-    return total / len(recordings), seconds / len(recordings)
+        clips = transform(waves)
+        start = time.process_time()
+        again = vocoder(clips)[:, : waves.shape[1]]
+        seconds += time.process_time() - start
+        off += float((transform(again) - clips).abs().mean()) * len(some)
+        if cfg.sound.compression == "db":  # they know no level
+            again = again * (waves.std(1) / again.std(1).clamp(min=1e-9))[:, None]
+        spectra += torch.stack([spectral(cfg, waves, again, n) for n in WINDOWS]) * len(some)
+    return Distances(off / count, tuple((spectra / count).tolist()), seconds / count)
+
+
+def spectral(cfg: Config, real: Tensor, again: Tensor, window: int) -> Tensor:
+    """Log-spectral distance of waveforms `(B, L)`: root mean square, nepers (8.7 dB each)."""
+    shape = torch.hann_window(window)
+    low, high = (
+        int(edge / cfg.sound.sample_rate * window) for edge in (cfg.sound.f_min, cfg.sound.f_max)
+    )
+    one, other = (
+        torch.stft(x, window, window // 4, window=shape, return_complex=True)[:, low : high + 1]
+        .abs()
+        .clamp(min=QUIETEST)
+        .log()
+        for x in (real, again)
+    )
+    return (one - other).square().mean().sqrt()
+
+
+def table(found: Sequence[tuple[str, two_sample.Area | None, Distances]]) -> list[str]:
+    """Lines of a table in markdown, one row a vocoder."""
+    windows = ", ".join(map(str, WINDOWS))
+    lines = [
+        f"| vocoder | judges | clips differ by | spectra ({windows}) | CPU s a sound |",
+        "|---|---|---|---|---|",
+    ]
+    for name, area, off in found:
+        judged = f"{area.mean:.2f} ({area.low:.2f} to {area.high:.2f})" if area else "-"
+        spectra = ", ".join(f"{value:.2f}" for value in off.spectra)
+        lines.append(f"| {name} | {judged} | {off.clips:.3f} | {spectra} | {off.seconds:.3g} |")
+    return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from soundgan.errors import UserError
 from soundgan.settings import Config
 
 PACKAGES = ("torchaudio", "speechbrain", "librosa", "soundfile", "soxr", "numpy")
-WEIGHTS = ("generator.safetensors", "best.safetensors", "generator.ckpt")
+WEIGHTS = ("generator.safetensors", "best.safetensors", "generator.ckpt", "istft.safetensors")
 OF_FORMER = ("samples", "log.csv", "scores.csv", "scores.json", "losses.png", "tensorboard")
 NOBODYS = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave everywhere
 

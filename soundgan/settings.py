@@ -388,8 +388,8 @@ class Config(Checked):
     conditional: bool = True
     """Whether class labels reach both networks; without, class folders are only folders."""
     vocoder: str
-    """Hub name or folder of a SpeechBrain HiFi-GAN (train_vocoder.py trains one); folder of a
-    BigVGAN v2; griffin-lim; librosa; none (raw audio)."""
+    """Folder of a vocoder of your own (train_vocoder.py); hub name or folder of a SpeechBrain
+    HiFi-GAN; folder of a BigVGAN v2; griffin-lim; librosa; none (raw audio)."""
     sound: Sound
     """What a clip is: a mel spectrogram, or raw audio."""
     generator: Generator

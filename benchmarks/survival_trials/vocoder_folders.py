@@ -10,8 +10,7 @@ import torch
 
 import train_vocoder
 from soundgan.audio import bigvgan
-from soundgan.vocoder_training.folder import hyperparams
-from soundgan.vocoder_training.networks import build
+from soundgan.vocoder_training.networks import build, hyperparams
 from survival_trials import children
 from survival_trials.scene import Scene
 

@@ -12,12 +12,13 @@ from soundgan.audio.files import (
 from soundgan.audio.loading import (
     BadVocoder,
     load_hifigan,
+    load_istft,
     load_vocoder,
     may_fetch,
     open_vocoder,
 )
 from soundgan.audio.transform import Transform, compress, expand
-from soundgan.audio.vocoders import BigVgan, GriffinLim, HifiGan, Librosa, RawAudio, Vocoder
+from soundgan.audio.vocoders import BigVgan, GriffinLim, HifiGan, Istft, Librosa, RawAudio, Vocoder
 
 __all__ = [
     "BadClip",
@@ -26,6 +27,7 @@ __all__ = [
     "Extent",
     "GriffinLim",
     "HifiGan",
+    "Istft",
     "Librosa",
     "RawAudio",
     "SilentClip",
@@ -35,6 +37,7 @@ __all__ = [
     "expand",
     "extent",
     "load_hifigan",
+    "load_istft",
     "load_vocoder",
     "may_fetch",
     "open_vocoder",

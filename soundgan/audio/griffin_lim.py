@@ -40,20 +40,25 @@ class ShortTime(nn.Module):
         wave = nn.functional.pad(wave, (edge, edge), mode="reflect")
         return torch.fft.rfft(wave.unfold(-1, self.n_fft, self.hop) * self.window)
 
-    def inverse(self, spectrum: Tensor) -> Tensor:
+    def inverse(self, spectrum: Tensor, sums: Tensor | None = None) -> Tensor:
         """Complex `(B, T, F)` -> `(B, (T - 1) * hop)`: least squares (Griffin & Lim, equation 6).
 
-        Frequencies that are left out at the end are zero.
+        Frequencies that are left out at the end are zero. `sums`: `window_sums(T)`, if at hand.
         """
-        frames = torch.fft.irfft(spectrum, n=self.n_fft) * self.window  # (B, T, n_fft)
-        squares = self.window.square().expand(1, frames.shape[1], -1)
-        edge, length = self.n_fft // 2, (frames.shape[1] - 1) * self.hop
-        wave = self._overlap_add(frames)[:, edge : edge + length]
-        # At no sample is the sum of squares small, unless windows hardly overlap.
-        return wave / self._overlap_add(squares)[:, edge : edge + length].clamp(min=1e-11)
+        sums = self.window_sums(spectrum.shape[1]) if sums is None else sums
+        frames = torch.fft.irfft(spectrum, n=self.n_fft).mul_(self.window)  # (B, T, n_fft)
+        return self._overlap_add(frames).div_(sums)
+
+    def window_sums(self, frames: int) -> Tensor:
+        """Sum of the squared windows over each sample of T frames, `(1, (T - 1) * hop)`.
+
+        Small at no sample, unless windows hardly overlap.
+        """
+        squares = self.window.square().expand(1, frames, -1)
+        return self._overlap_add(squares).clamp(min=1e-11)
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
-        """`(B, T, n_fft)` -> `(B, L)`, frame t added from sample t * hop on."""
+        """`(B, T, n_fft)` -> `(B, (T - 1) * hop)`, frame t centred on sample t * hop."""
         parts = math.ceil(self.n_fft / self.hop)
         if lacking := parts * self.hop - self.n_fft:
             frames = nn.functional.pad(frames, (0, lacking))
@@ -62,7 +67,8 @@ class ShortTime(nn.Module):
         wave = frames.new_zeros(batch, count + parts - 1, self.hop)
         for part in range(parts):
             wave[:, part : part + count] += frames[:, :, part]
-        return wave.flatten(1)
+        edge = self.n_fft // 2
+        return wave.flatten(1)[:, edge : edge + (count - 1) * self.hop]
 
 
 def retrieve(
@@ -75,12 +81,13 @@ def retrieve(
     al., equation 5; only phases of the extrapolated spectrum count, so that it is scaled here.
     """
     spectrum, before, top = start, None, start.shape[2]
+    sums = short_time.window_sums(start.shape[1])
     for _ in range(iterations):
-        rebuilt = short_time(short_time.inverse(spectrum))[..., :top]
+        rebuilt = short_time(short_time.inverse(spectrum, sums))[..., :top]
         ahead = rebuilt if before is None else before.mul_(-momentum / (1 + momentum)).add_(rebuilt)
         before = rebuilt.clone() if ahead is rebuilt else rebuilt
         spectrum = project(ahead)
-    return short_time.inverse(spectrum)
+    return short_time.inverse(spectrum, sums)
 
 
 def power_of(spectrum: Tensor) -> Tensor:
@@ -109,6 +116,10 @@ class Bank(nn.Module):
         self.top = int(reached[-1]) + 1 if len(reached) else 1  # frequencies above are in no band
         bands = bands[: self.top]
         back = bands / bands.sum(1, keepdim=True).clamp(min=TINY)
+        # The constant, and what else lies below all bands, goes with the lowest frequency in one:
+        # were it zero, a rumble could not be what it is.
+        lowest = int(reached[0]) if len(reached) else 0
+        back[:lowest] = back[lowest]
         self.power = power
         self.register_buffer("bands", bands.contiguous(), persistent=False)  # (f, M)
         self.register_buffer("back", back.T.contiguous(), persistent=False)  # (M, f)

@@ -39,6 +39,7 @@ NOISE = 16  # channels of noise beside the mels
 FLOOR = 1e-5  # of mels before their logarithm
 MOST_CHANGE = 6.0  # of log magnitudes, nepers
 MOST_WEIGHTS = 10**8
+RANGES = {"width": (8, 4096), "blocks": (1, 64), "iterations": (0, 1000)}
 MOMENTUM = 0.95  # of the iterations of Griffin-Lim after it
 GRID = (
     *("sample_rate", "n_fft", "hop", "n_mels", "f_min", "f_max", "mel_scale", "mel_norm", "power"),
@@ -167,7 +168,7 @@ def read_size(path: Path, sound: Spectrogram) -> Size:
     grid = content.pop("grid")
     if not isinstance(grid, dict) or set(grid) != set(GRID):
         raise ValueError(f"its grid must have exactly {', '.join(GRID)}")
-    for name, least, most in (("width", 8, 4096), ("blocks", 1, 64), ("iterations", 0, 1000)):
+    for name, (least, most) in RANGES.items():
         if not hifigan.whole(content[name], least, most):
             what = f"a whole number from {least} to {most}"
             raise ValueError(f"{name} is {shown(content[name])}, and must be {what}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from soundgan import packages
-from soundgan.audio import bigvgan, hifigan
+from soundgan.audio import bigvgan, hifigan, istft
 from soundgan.audio import fetch as hub
 from soundgan.audio.vocoders import (
     HIFIGAN_GRID,
@@ -23,6 +23,7 @@ from soundgan.audio.vocoders import (
     BigVgan,
     GriffinLim,
     HifiGan,
+    Istft,
     Librosa,
     RawAudio,
     Vocoder,
@@ -70,7 +71,7 @@ def open_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> Vocod
         if cfg.vocoder == kind.name:
             with _packages():
                 return kind(cfg, device)
-    vocoder = _load_bigvgan(cfg, device) if _is_bigvgan(cfg) else load_hifigan(cfg, device, fetch)
+    vocoder = _load(cfg, device, fetch)
     try:
         wave = vocoder(torch.full((1, 1, cfg.sound.n_mels, 8), cfg.sound.quietest))
     except torch.OutOfMemoryError:
@@ -82,6 +83,23 @@ def open_vocoder(cfg: Config, device: torch.device, fetch: bool = True) -> Vocod
     if not wave.isfinite().all():
         raise BadVocoder("it plays NaN or Inf: its weights are damaged")
     return vocoder
+
+
+def _load(cfg: Config, device: torch.device, fetch: bool) -> Vocoder:
+    """The vocoder of a folder, by the files in it, or of the hub, not tried yet."""
+    folder = Path(cfg.vocoder)
+    if any((folder / name).is_file() for name in (istft.ABOUT, istft.WEIGHTS)):
+        return load_istft(cfg, device)
+    return _load_bigvgan(cfg, device) if _is_bigvgan(cfg) else load_hifigan(cfg, device, fetch)
+
+
+def load_istft(cfg: Config, device: torch.device) -> Istft:
+    """The iSTFT vocoder in the folder `cfg.vocoder`, not tried yet; raises BadVocoder."""
+    if not Path(cfg.vocoder).is_dir():
+        raise BadVocoder("there is no such folder")
+    _refuse_lacking(Path(cfg.vocoder), (istft.ABOUT, istft.WEIGHTS))
+    with _loading():
+        return Istft(cfg, device)
 
 
 def _on_grid(cfg: Config) -> None:

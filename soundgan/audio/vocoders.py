@@ -14,7 +14,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from soundgan import packages
-from soundgan.audio import bigvgan, griffin_lim, hifigan
+from soundgan.audio import bigvgan, griffin_lim, hifigan, istft
 from soundgan.audio.transform import expand, mel_bands
 from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config
 
@@ -70,8 +70,13 @@ class Vocoder:
         waves = torch.cat(parts)  # (B, T * hop)
         if not self.sound.raw and self.sound.compression == "db":
             # Decibels below a clip's own maximum know no level: bring every clip up to the same.
-            waves *= RESTORED_PEAK / waves.abs().amax(dim=1, keepdim=True).clamp(min=1e-9)
+            waves = level_restored(waves)
         return waves
+
+
+def level_restored(waves: Tensor) -> Tensor:
+    """Waveforms `(B, L)`, each with a peak of RESTORED_PEAK."""
+    return waves * (RESTORED_PEAK / waves.abs().amax(dim=1, keepdim=True).clamp(min=1e-9))
 
 
 class GriffinLim(Vocoder):
@@ -192,3 +197,16 @@ class BigVgan(Vocoder):
         log_mel = expand(x, self.cfg).clamp(min=HIFIGAN_FLOOR).log()
         late = self.sound.hop // 2
         return self.model(log_mel)[:, 0, late : late - self.sound.hop]  # (B, T * hop)
+
+
+class Istft(Vocoder):
+    """A small vocoder of one's own sounds (`istft.py`), from a folder of `train_vocoder.py`."""
+
+    def __init__(self, cfg: Config, device: torch.device) -> None:
+        """Raises ValueError with what is wrong with the folder, OSError."""
+        super().__init__(cfg, device)
+        self.name = cfg.vocoder
+        self.network = istft.load(Path(cfg.vocoder), cfg, device)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.network.play(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import ModuleType
 
 from torch import nn
@@ -58,3 +59,14 @@ def generator_arguments(options: Options) -> dict[str, object]:
         "cond_channels": 0,
         "conv_post_bias": True,
     }
+
+
+def hyperparams(options: Options) -> str:
+    """The `hyperparams.yaml` from which SpeechBrain builds the generator and fills it."""
+    lines = ["generator: !new:speechbrain.lobes.models.HifiGAN.HifiganGenerator"]
+    arguments = generator_arguments(options)
+    lines += [f"    {name}: {json.dumps(value)}" for name, value in arguments.items()]
+    lines += ["modules:", "    generator: !ref <generator>"]
+    lines += ["pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer"]
+    lines += ["    loadables:", "        generator: !ref <generator>"]
+    return "\n".join(lines) + "\n"

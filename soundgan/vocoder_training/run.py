@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +16,11 @@ from soundgan.settings import Config
 from soundgan.training import checkpoints
 from soundgan.training.log import misfit_of_log
 from soundgan.training.random_state import random_state, seed_everything
-from soundgan.vocoder_training.losses import Losses
-from soundgan.vocoder_training.networks import build
-from soundgan.vocoder_training.settings import (
-    MAY_CHANGE,
-    Options,
-    spectrograms_of,
-    to_dict,
-    waveforms_of,
-)
+from soundgan.vocoder_training.kinds import Kind, kind_of
+from soundgan.vocoder_training.settings import MAY_CHANGE, Common, Options, to_dict, waveforms_of
 
 METRICS = ("critic_loss", "generator_loss", "adversarial", "features", "mel")
-NETWORKS = ("generator", "critic", "generator_optimiser", "critic_optimiser")
+GENERATOR, CRITIC = ("generator", "generator_optimiser"), ("critic", "critic_optimiser")
 COUNTERS = {
     **dict.fromkeys(("step", "epoch", "step_in_epoch", "since"), int),
     "seconds": float,
@@ -38,15 +32,16 @@ COUNTERS = {
 class Run:
     """Everything that training changes, and that a checkpoint therefore holds."""
 
-    options: Options
+    options: Common
+    kind: Kind
     waveforms: Config  # the recipe, its clips as raw audio
     device: torch.device
     generator: nn.Module
-    critic: nn.Module  # the discriminators
+    critic: nn.Module | None  # the discriminators
     generator_optimiser: torch.optim.Optimizer
-    critic_optimiser: torch.optim.Optimizer
-    losses: Losses
-    transform: Transform  # to the log-mels that the generator is given
+    critic_optimiser: torch.optim.Optimizer | None
+    losses: Any
+    transform: Transform  # to the clips that the generator is given
     sums: Tensor  # of METRICS since the last row of the log
     step: int = 0  # finished steps
     epoch: int = 0  # finished epochs
@@ -58,26 +53,28 @@ class Run:
     held_out_digests: list[str] = field(default_factory=list)  # of these clips
 
     @classmethod
-    def start(cls, options: Options, recipe: Config, device: torch.device) -> Run:
+    def start(cls, options: Common, recipe: Config, device: torch.device) -> Run:
         """Seed every random state and build networks, optimisers and losses."""
         seed_everything(options.seed)
-        generator, critic = (network.to(device) for network in build(options))
+        kind = kind_of(options, recipe)
+        networks = [None if part is None else part.to(device) for part in kind.build()]
         optimisers = (
-            torch.optim.AdamW(
+            None
+            if network is None
+            else torch.optim.AdamW(
                 network.parameters(),
                 lr=options.learning_rate,
                 betas=options.betas,
                 weight_decay=options.weight_decay,
                 fused=True,
             )
-            for network in (generator, critic)
+            for network in networks
         )
-        spectrograms, waveforms = spectrograms_of(recipe), waveforms_of(options, recipe)
-        losses = Losses(options, spectrograms, device)
-        transform = Transform(spectrograms).to(device)
+        waveforms, losses = waveforms_of(options, recipe), kind.losses(device)
+        transform = Transform(kind.spectrograms).to(device)
         sums = torch.zeros(len(METRICS), device=device)
         return cls(
-            options, waveforms, device, generator, critic, *optimisers, losses, transform, sums
+            options, kind, waveforms, device, *networks, *optimisers, losses, transform, sums
         )
 
     @property
@@ -99,7 +96,7 @@ class Run:
 
     def state(self) -> dict:
         """The content of a checkpoint."""
-        state = {name: getattr(self, name).state_dict() for name in NETWORKS}
+        state = {name: getattr(self, name).state_dict() for name in networks_of(self.options)}
         state |= {name: getattr(self, name) for name in (*COUNTERS, "sums")}
         state |= {"options": to_dict(self.options), "random": random_state(self.device)}
         return state | {"held_out": self.held_out} | {"held_out_digests": self.held_out_digests}
@@ -111,7 +108,7 @@ class Run:
         """
         refuse_changes(self.options, self.run_dir, state)
         checkpoints.refuse_misfit(self.run_dir, self._misfits(state))
-        for name in NETWORKS:
+        for name in networks_of(self.options):
             getattr(self, name).load_state_dict(state[name])
         for name in COUNTERS:
             setattr(self, name, state[name])
@@ -130,11 +127,12 @@ class Run:
     def _misfits(self, state: dict) -> dict[str, str]:
         """Why entries of a checkpoint cannot be those of this run, by name; "" where they can."""
         reasons = checkpoints.misfit_of_values(state, COUNTERS)
-        for name in ("generator", "critic"):
-            own = getattr(self, name).state_dict()
-            reasons[name] = checkpoints.misfit_of_tensors(own, state[name])
-        for name in ("generator_optimiser", "critic_optimiser"):
-            reasons[name] = checkpoints.misfit_of_optimiser(getattr(self, name), state[name])
+        for name in networks_of(self.options):
+            own = getattr(self, name)
+            if isinstance(own, nn.Module):
+                reasons[name] = checkpoints.misfit_of_tensors(own.state_dict(), state[name])
+            else:
+                reasons[name] = checkpoints.misfit_of_optimiser(own, state[name])
         reasons["sums"] = checkpoints.misfit_of_tensor(self.sums, state["sums"])
         reasons["held_out"] = checkpoints.misfit_of_rows(state.get("held_out"))
         digests = state.get("held_out_digests", [])
@@ -143,9 +141,22 @@ class Run:
         return reasons
 
 
-def refuse_changes(options: Options, run_dir: Path, state: dict) -> None:
+def networks_of(options: Common) -> tuple[str, ...]:
+    """The networks and optimisers that a run has, and its checkpoint holds."""
+    alone = options.kind == "istft" and not options.adversarial_weight
+    return GENERATOR if alone else (*GENERATOR, *CRITIC)
+
+
+def refuse_changes(options: Common, run_dir: Path, state: dict) -> None:
     """Raise UserError, naming whatever differs, where a checkpoint is of another training."""
-    needed = (*NETWORKS, *COUNTERS, "sums", "random")
+    kept = state.get("options")
+    if isinstance(kept, dict):
+        state = state | {"options": {"kind": Options.kind} | kept}  # there was one kind only
+        if state["options"]["kind"] != options.kind:
+            checkpoints.refuse_changes(
+                run_dir, [f"kind {state['options']['kind']} -> {options.kind}"]
+            )
+    needed = (*networks_of(options), *COUNTERS, "sums", "random")
     there = state.keys() if isinstance(state.get("options"), dict) else state.keys() - {"options"}
     if missing := [name for name in ("options", *needed) if name not in there]:
         raise UserError(

@@ -21,7 +21,7 @@ from soundgan.training.log import Log, packed_rows
 from soundgan.training.signals import StopSignal
 from soundgan.vocoder_training import folder
 from soundgan.vocoder_training.run import METRICS, Run, refuse_changes
-from soundgan.vocoder_training.settings import Options, check, waveforms_of
+from soundgan.vocoder_training.settings import Common, check, waveforms_of
 from soundgan.vocoder_training.steps import full_step
 from soundgan.vocoder_training.validation import Validation
 
@@ -29,7 +29,7 @@ COLUMNS = ("step", "epoch", "seconds", *METRICS, "held_out_mel")
 SHORT_METRICS = ("D", "G", "adv", "fm", "mel")  # in the progress bar
 
 
-def train(options: Options, recipes: Mapping[str, Config], demo: bool = False) -> Run:
+def train(options: Common, recipes: Mapping[str, Config], demo: bool = False) -> Run:
     """Train, or continue, a vocoder for the clips of one of `recipes`; returns the run, finished.
 
     `demo`: whether the synthetic set may be written where there are no sounds. Raises UserError
@@ -70,7 +70,7 @@ def train(options: Options, recipes: Mapping[str, Config], demo: bool = False) -
 
 
 def start_or_continue(
-    options: Options, recipe: Config, clips: Clips, device: torch.device, state: dict | None
+    options: Common, recipe: Config, clips: Clips, device: torch.device, state: dict | None
 ) -> Run:
     """A fresh run, or the one that a checkpoint holds."""
     run = Run.start(options, recipe, device)
@@ -80,7 +80,7 @@ def start_or_continue(
         if dataset.differ(run.data, clips.fingerprint):
             print("The files are not those of the checkpoint: it goes on with what is there now.")
     elif options.source:
-        folder.load_source(options.source, recipe, run.generator)
+        folder.load_source(options.source, run.kind, run.generator)
     run.data = clips.fingerprint
     return run
 
@@ -176,7 +176,7 @@ def _estimate(run: Run, seconds: float) -> str:
     left = duration((run.options.steps - run.step) * seconds)
     return (
         f"On this CPU a step takes {seconds:.2g} s: the run needs another {left}. Shorter: "
-        "--steps; smaller: --channels, --periods and --scales. A CUDA GPU is far quicker."
+        f"--steps; smaller: {run.kind.smaller}. A CUDA GPU is far quicker."
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from soundgan import files
 from soundgan.audio import read_clip, write_wav
-from soundgan.audio.vocoders import VOCODER_BATCH
+from soundgan.audio.vocoders import VOCODER_BATCH, level_restored
 from soundgan.dataset import Clips, Split, recordings
 from soundgan.evaluation.evaluator import spread_out
 from soundgan.settings import Config
@@ -20,15 +20,14 @@ from soundgan.vocoder_training.run import Run
 def resynthesise(run: Run, waves: Tensor) -> Tensor:
     """Clips `(B, (T - 1) * hop)` -> mels -> sound `(B, T * hop)`, on the CPU.
 
-    What a run of `train.py` would play; the vocoder's own padding of the mels is cut off again.
+    What a run of `train.py` would play.
     """
-    parts, hop = [], run.transform.cfg.sound.hop
-    edge = run.generator.inference_padding * hop
+    parts, sound = [], run.transform.cfg.sound
     for part in waves.split(VOCODER_BATCH):
-        mel = run.transform(part.to(run.device))[:, 0]  # (B, M, T)
-        wave = run.generator.inference(mel)[:, 0]
-        parts.append(wave[:, edge : edge + mel.shape[2] * hop].cpu())
-    return torch.cat(parts)
+        clips = run.transform(part.to(run.device))[:, 0]  # (B, M, T)
+        parts.append(run.kind.play(run.generator, clips).cpu())
+    waves = torch.cat(parts)
+    return level_restored(waves) if sound.compression == "db" else waves
 
 
 class Validation:
@@ -54,8 +53,8 @@ class Validation:
         )  # (K, L), one of each class; (count, L)
 
     def distance(self, run: Run) -> float:
-        """Mean absolute difference of the log-mels of real and resynthesised clips, in nepers
-        (1 neper: 8.7 dB)."""
+        """Mean absolute difference of real and resynthesised clips, in their own unit (of ln:
+        nepers, 8.7 dB each)."""
         total = 0.0
         for real in self.held_out.split(VOCODER_BATCH):
             again = resynthesise(run, real)[:, : real.shape[1]]

@@ -63,6 +63,9 @@ def test_the_step_towards_mels_by_hand():
     torch.testing.assert_close(of_powers.of(spectrum), torch.tensor([[[5.0, 6.0]]]))
     moved = Mels(of_powers, torch.tensor([[[20.0, 24.0]]]))(spectrum.clone())
     torch.testing.assert_close(moved, 2 * spectrum)
+    raised = Bank(torch.tensor([[0.0], [1.0], [2.0]]), power=1.0)
+    moved = Mels(raised, torch.tensor([[[6.0]]]))(torch.tensor([[[3j, -1.0, 1.0 + 0j]]]))
+    torch.testing.assert_close(moved, torch.tensor([[[6j, -2.0, 2.0 + 0j]]]))  # what is in no band
     silent = Mels(bank, torch.zeros(1, 1, 2))(torch.zeros(1, 1, 3, dtype=torch.complex64))
     assert silent.abs().max() == 0
 

@@ -13,14 +13,13 @@ import torch
 import config
 import train_vocoder
 from soundgan import dataset
-from soundgan.audio import open_vocoder
+from soundgan.audio import open_vocoder, read_clip
 from soundgan.config_io import change
 from soundgan.errors import UserError
 from soundgan.evaluation import classifier, scores
 from soundgan.evaluation.evaluator import REAL, ROUND_TRIP, make_evaluator
 from soundgan.settings import GRIFFIN_LIM
-from soundgan.vocoder_training.folder import hyperparams
-from soundgan.vocoder_training.networks import build
+from soundgan.vocoder_training.networks import build, hyperparams
 
 CPU = torch.device("cpu")
 
@@ -61,8 +60,12 @@ def test_one_evaluator_for_all(options):
     assert list(table["rows"]) == [real, lim, random]
     assert {row["clips"] for row in table["rows"].values()} == {4}  # a tenth of each class: 2
     assert table["rows"][lim]["sliced"] < table["rows"][random]["sliced"]
-    near, far = (float(note.split("differ by ")[1].split(",")[0]) for note in table["notes"])
-    assert near < 0.3 < 1 < far
+    assert table["notes"][0].startswith("| vocoder | judges | clips differ by |")
+    near, far = ([c.strip() for c in note.split("|")[1:-1]] for note in table["notes"][2:])
+    assert [near[0], far[0]] == [GRIFFIN_LIM, folder]
+    assert [near[1], far[1]] == ["-", "-"]  # of four clips, no judge can be tried
+    assert float(near[2]) < 0.3 < 1 < float(far[2])
+    assert max(map(float, near[3].split(", "))) < min(map(float, far[3].split(", ")))
     text = scores.table(table)
     assert text.splitlines()[1].startswith("held-out real*")
 
@@ -75,6 +78,33 @@ def test_one_evaluator_for_all(options):
     alone = make_evaluator(cfg, clips, split, open_vocoder(cfg, CPU), CPU)
     figures = {k: v for k, v in table["rows"][random].items() if k != "clips"}
     assert alone.rows[ROUND_TRIP.format(real)] == pytest.approx(figures, rel=1e-5, abs=1e-6)
+
+
+def test_judges_and_distances_of_what_is_known(options, default):
+    """Of clips as they are: nothing to tell apart; of noise at another level: all, by as much."""
+    cfg = change(ceiling.config_of(options), {"sound.frames": 41})
+    clips = dataset.load(cfg, dataset.find_clips(cfg))
+    some = dataset.recordings(clips, range(40))
+
+    class Kept:
+        def __init__(self, gain: float) -> None:
+            self.gain, self.name = gain, "kept"
+
+        def __call__(self, mels: torch.Tensor) -> torch.Tensor:
+            self.at = getattr(self, "at", 0)
+            waves = [read_clip(cfg, r.path, r.number) for r in some[self.at : self.at + len(mels)]]
+            self.at = (self.at + len(mels)) % len(some)
+            return self.gain * torch.stack(waves)
+
+    same, louder = (ceiling.distances(cfg, Kept(gain), some) for gain in (1.0, np.e))
+    assert same[:2] == (0, (0, 0, 0))
+    assert 0.85 < louder.clips <= 1  # what is below the floor stays there
+    assert min(louder.spectra) > 0.85
+    assert max(louder.spectra) <= 1.001
+    judges = ceiling.Judges(cfg, some, some)
+    assert judges.area(Kept(1.0)) == (0.5, 0.5, 0.5)
+    assert judges.area(Kept(np.e)).low > 0.9
+    assert ceiling.Judges(cfg, some, some[:7]).area(Kept(1.0)) is None
 
 
 def test_a_vocoder_that_cannot_be_had_ends_it(options):

@@ -242,7 +242,7 @@ def test_it_begins_with_another(options, recipe, train):
     first = train(replace(options, run_name="first", steps=1))
     run = Run.start(replace(options, seed=1), recipe, CPU)
     assert not torch.equal(weights(run.generator), weights(first.generator))
-    load_source(str(first.run_dir), recipe, run.generator)
+    load_source(str(first.run_dir), run.kind, run.generator)
     assert torch.equal(weights(run.generator), weights(first.generator))
     assert all(p.requires_grad for p in run.generator.parameters())
     further = train(replace(options, source=str(first.run_dir), steps=1))
