@@ -3,7 +3,8 @@
 It is made once for a data set, a vocoder and a length of clip, then kept in the cache and shared by
 all runs on them. Each figure is also given for real sounds that nobody trained on (what a perfect
 model would reach) and for the same sounds sent through the vocoder (what any model can reach with
-it).
+it). Judges (`two_sample.py`) know real sounds as the vocoder gives them. So in these rows their
+figure says how well they tell the vocoder, and how well they tell real sounds of other sources.
 """
 
 from __future__ import annotations
@@ -19,19 +20,26 @@ import torch
 from torch import Tensor
 
 from soundgan import files, packages, tensor_files
-from soundgan.audio import Transform, Vocoder, bigvgan
+from soundgan.audio import Transform, Vocoder, bigvgan, istft
 from soundgan.dataset import Clips, Recording, Split, decoded_constants, recordings, stale
 from soundgan.evaluation import classifier as classifiers
-from soundgan.evaluation import distances, features, metrics
+from soundgan.evaluation import distances, features, metrics, two_sample
+from soundgan.evaluation import sides as judged
 from soundgan.evaluation.classifier import Classifier, train_classifiers
 from soundgan.evaluation.features import SoundSet, measure_files
 from soundgan.evaluation.metrics import METRICS, Comparison, View
+from soundgan.evaluation.sides import Sides
+from soundgan.evaluation.two_sample import Area
 from soundgan.settings import Config
 
-VERSION = 5  # raise it when a formula changes: what was kept is made anew then
+VERSION = 7  # raise it when a formula changes: what was kept is made anew then
 MOST_REAL = 2000  # most training clips that sounds are compared with
+MOST_JUDGED = 320  # of these, and of the unseen ones, for judges: each goes through the vocoder
 LEAST = 4  # sounds that are generated of the rarest class
-VOCODER_FILES = ("generator.ckpt", "hyperparams.yaml", bigvgan.WEIGHTS, bigvgan.CONFIG)
+VOCODER_FILES = (
+    *("generator.ckpt", "hyperparams.yaml", bigvgan.WEIGHTS, bigvgan.CONFIG),
+    *(istft.WEIGHTS, istft.ABOUT),
+)
 DRAWS = 10  # subsets over which figures that depend on the number of sounds are averaged
 
 REAL, SEEN = "held-out real", "real, trained on"  # the row of real sounds
@@ -56,6 +64,7 @@ class Evaluator:
     classifiers: list[Classifier] = field(default_factory=list)
     training: SoundSet | None = None
     unseen: SoundSet | None = None
+    sides: Sides | None = None  # the real sounds of judges
     rows: dict[str, dict[str, float | None]] = field(default_factory=dict)  # of real sounds
 
     @property
@@ -75,13 +84,21 @@ class Evaluator:
         """Classes of the sounds to generate, `(N,)`."""
         return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
 
+    def area(self, sounds: SoundSet) -> Area | None:
+        """How well judges tell these sounds from real ones through the same vocoder."""
+        return two_sample.two_sample(self.sides, sounds.x)
+
     def compare(
-        self, sounds: SoundSet, intended: bool = True, teaching: SoundSet | None = None
+        self,
+        sounds: SoundSet,
+        intended: bool = True,
+        teaching: SoundSet | None = None,
+        area: Area | None = None,
     ) -> Comparison:
         """A set of sounds beside the real ones.
 
         `intended`: whether its labels were meant. `teaching`: sounds from which classifiers learn
-        the classes before they are tested on unseen real ones.
+        the classes before they are tested on unseen real ones. `area`: what judges found.
         """
         return Comparison(
             sounds=sounds,
@@ -93,14 +110,19 @@ class Evaluator:
             classes=len(self.classes),
             held_out=bool(self.split.held_out),
             teaching=teaching,
+            area=area,
             device=self.device,
         )
 
     def row(
-        self, sounds: SoundSet, intended: bool = True, teaching: SoundSet | None = None
+        self,
+        sounds: SoundSet,
+        intended: bool = True,
+        teaching: SoundSet | None = None,
+        area: Area | None = None,
     ) -> dict[str, float | None]:
         """The figures METRICS of a set of sounds; arguments as those of `compare`."""
-        return metrics.figures(self.compare(sounds, intended, teaching))
+        return metrics.figures(self.compare(sounds, intended, teaching, area))
 
     def draws(self, sounds: SoundSet, intended: bool) -> list[np.ndarray]:
         """Rows of `sounds`, several times: as many (of a class) as every row of the scores has."""
@@ -169,7 +191,8 @@ def make_evaluator(
     """
     chosen = _choose(cfg, clips, split)
     real = [[(r.digest, r.label) for r in some] for some in (chosen.training, chosen.unseen)]
-    key = _key(cfg, clips, vocoder, (*real, chosen.teaching, chosen.counts))
+    judging = (chosen.judging, chosen.sources.tolist())
+    key = _key(cfg, clips, vocoder, (*real, chosen.teaching, chosen.counts, *judging))
     path = stale.reference_path(cfg.cache_dir, clips.fingerprint, key)
     evaluator = Evaluator(cfg, clips.classes, split, vocoder.name, chosen.counts, device)
     if not _open(evaluator, path):
@@ -190,7 +213,9 @@ class _Chosen:
     training: list[Recording]  # to compare with
     unseen: list[Recording]
     teaching: list[int]  # which of `training` teach classifiers: as many as are generated
-    counts: list[int]  # of each class, both of these and of the sounds to generate
+    judging: list[int]  # which of them judges know as real
+    sources: np.ndarray  # number of the source of each of those
+    counts: list[int]  # of each class, both of `teaching` and of the sounds to generate
 
 
 def _choose(cfg: Config, clips: Clips, split: Split) -> _Chosen:
@@ -200,7 +225,9 @@ def _choose(cfg: Config, clips: Clips, split: Split) -> _Chosen:
     counts = np.maximum(np.round(share).astype(int), LEAST).tolist()
     teaching = _first(training, counts)
     unseen = spread_out(split.held_out, MOST_REAL) or [training[i] for i in teaching]
-    return _Chosen(training, unseen, teaching, counts)
+    judging = spread_out(range(len(training)), MOST_JUDGED)
+    sources = judged.numbers_of_sources([training[i] for i in judging], clips.root)
+    return _Chosen(training, unseen, teaching, judging, sources, counts)
 
 
 def check_packages(cfg: Config, classes: int, instead: str = "") -> None:
@@ -225,32 +252,71 @@ def _measure_real(evaluator: Evaluator, vocoder: Vocoder, chosen: _Chosen) -> No
     evaluator.classifiers = train_classifiers(
         evaluator.training, len(evaluator.classes), evaluator.device
     )
-    teaching = evaluator.training.subset(chosen.teaching)
-    evaluator.rows[evaluator.real] = evaluator.row(evaluator.unseen, teaching=teaching)
+    direct = _Heard(evaluator.unseen, evaluator.training, range(len(chosen.training)))
+    heard = direct if cfg.sound.raw else _through(evaluator, vocoder, chosen)
+    evaluator.sides = _sides(evaluator, chosen, heard)
+    area = two_sample.two_sample(evaluator.sides)  # of real ones
     if not cfg.sound.raw:
-        row = _through(evaluator, vocoder, chosen)
-        evaluator.rows[ROUND_TRIP.format(evaluator.real)] = row
+        name = ROUND_TRIP.format(evaluator.real)
+        evaluator.rows[name] = _row(evaluator, chosen, heard, area)
+        x = evaluator.training.x[chosen.judging]
+        area = two_sample.two_sample(evaluator.sides, x, paired=True)
+    evaluator.rows = {evaluator.real: _row(evaluator, chosen, direct, area), **evaluator.rows}
 
 
-def round_trip(evaluator: Evaluator, clips: Clips, vocoder: Vocoder) -> dict[str, float | None]:
-    """The row of unseen real sounds through another vocoder, by the evaluator's own classifiers.
+@dataclass(frozen=True)
+class _Heard:
+    """Real sounds, as they are or through a vocoder."""
 
-    Raises UserError where one of them has gone.
-    """
-    return _through(evaluator, vocoder, _choose(evaluator.cfg, clips, evaluator.split))
+    unseen: SoundSet
+    training: SoundSet
+    rows: Sequence[int]  # of the chosen training clips, which of them `training` has, rising
+
+    def some(self, rows: Sequence[int]) -> SoundSet:
+        """Those of the chosen training clips with these numbers."""
+        place = {row: k for k, row in enumerate(self.rows)}
+        return self.training.subset([place[row] for row in rows])
 
 
-def _through(evaluator: Evaluator, vocoder: Vocoder, chosen: _Chosen) -> dict[str, float | None]:
+def _through(evaluator: Evaluator, vocoder: Vocoder, chosen: _Chosen) -> _Heard:
     transform = Transform(evaluator.cfg)
 
     def through(waves: Tensor) -> Tensor:
         return vocoder(transform(waves))
 
-    taught = [chosen.training[k] for k in chosen.teaching]
-    unseen, teaching = (
+    rows = sorted({*chosen.teaching, *chosen.judging})
+    taught = [chosen.training[k] for k in rows]
+    unseen, training = (
         measure_files(evaluator.cfg, some, through) for some in (chosen.unseen, taught)
     )
-    return evaluator.row(unseen, teaching=teaching)
+    return _Heard(unseen, training, rows)
+
+
+def _row(
+    evaluator: Evaluator, chosen: _Chosen, heard: _Heard, area: Area | None
+) -> dict[str, float | None]:
+    return evaluator.row(heard.unseen, teaching=heard.some(chosen.teaching), area=area)
+
+
+def _sides(evaluator: Evaluator, chosen: _Chosen, heard: _Heard) -> Sides:
+    held_out = heard.unseen.x if evaluator.split.held_out else heard.unseen.x[:0]
+    rows = spread_out(range(len(held_out)), MOST_JUDGED)
+    sources = torch.from_numpy(chosen.sources)
+    return Sides(heard.some(chosen.judging).x, sources, held_out[rows], sum(chosen.counts))
+
+
+def round_trip(evaluator: Evaluator, clips: Clips, vocoder: Vocoder) -> dict[str, float | None]:
+    """The row of unseen real sounds through another vocoder, by the evaluator's own classifiers.
+
+    What judges tell is that vocoder, from the sounds as they are. Raises UserError where one of
+    them has gone.
+    """
+    chosen = _choose(evaluator.cfg, clips, evaluator.split)
+    direct = _Heard(evaluator.unseen, evaluator.training, range(len(chosen.training)))
+    heard = _through(evaluator, vocoder, chosen)
+    other = heard.some(chosen.judging).x
+    area = two_sample.two_sample(_sides(evaluator, chosen, direct), other, paired=True)
+    return _row(evaluator, chosen, heard, area)
 
 
 def spread_out(items: Sequence[Item], most: int) -> list[Item]:
@@ -287,7 +353,8 @@ def _content_of(vocoder: Vocoder) -> list[str] | str:
 
 def _constants() -> list[tuple[str, object]]:
     """The numbers at the top of the files of this folder."""
-    values = [vars(module) for module in (classifiers, distances, features, metrics)]
+    modules = (classifiers, distances, features, metrics, judged, two_sample)
+    values = [vars(module) for module in modules]
     named = [item for own in (*values, globals()) for item in own.items() if item[0].isupper()]
     return [(name, value) for name, value in named if name != "METRICS"]
 
@@ -295,7 +362,7 @@ def _constants() -> list[tuple[str, object]]:
 def _keep(evaluator: Evaluator, path: Path) -> None:
     weights = [classifier.state_dict() for classifier in evaluator.classifiers]
     state = {"classifiers": weights, "rows": evaluator.rows}
-    state |= {name: vars(getattr(evaluator, name)) for name in ("training", "unseen")}
+    state |= {name: vars(getattr(evaluator, name)) for name in ("training", "unseen", "sides")}
     tensor_files.write(path, state)
 
 
@@ -304,6 +371,7 @@ def _open(evaluator: Evaluator, path: Path) -> bool:
     try:
         state = tensor_files.read(path)
         sets = [_sounds(state[name], len(evaluator.classes)) for name in ("training", "unseen")]
+        sides = _real_sides(state["sides"])
         rows = _rows(state["rows"])
         classifiers = [_classifier(weights) for weights in state["classifiers"]]
         if not classifiers or evaluator.real not in rows:
@@ -316,6 +384,7 @@ def _open(evaluator: Evaluator, path: Path) -> bool:
         print(f"{path} is damaged ({error}) and will be made anew.", flush=True)
         return False
     (evaluator.training, evaluator.unseen), evaluator.rows = sets, rows
+    evaluator.sides = sides
     evaluator.classifiers = classifiers
     stale.mark_used(path)
     return True
@@ -331,6 +400,19 @@ def _sounds(kept: dict, classes: int) -> SoundSet:
     if not (whole and known.all() and sounds.x.isfinite().all()):
         raise ValueError("its sounds have another form")
     return sounds
+
+
+def _real_sides(kept: dict) -> Sides:
+    """The sounds of judges as `_keep` left them; raises an exception where they have another
+    form."""
+    sides = Sides(**kept)
+    mels = (sides.x, sides.unseen)
+    whole = all(x.dtype == torch.float32 and x.shape[1:] == sides.x.shape[1:] for x in mels)
+    whole &= sides.x.shape[1:3] == (1, features.GRID["n_mels"]) and isinstance(sides.most, int)
+    whole &= sides.sources.dtype == torch.int64 and sides.sources.shape == sides.x.shape[:1]
+    if not (whole and all(x.isfinite().all() for x in mels)):
+        raise ValueError("its sounds for judges have another form")
+    return sides
 
 
 def _rows(kept: dict) -> dict[str, dict[str, float | None]]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from soundgan.evaluation import distances
 from soundgan.evaluation.classifier import Classifier, share_right, train_classifiers
 from soundgan.evaluation.features import SoundSet, statistics
+from soundgan.evaluation.two_sample import Area
 
 NEIGHBOURS = 5  # the k of density and coverage
 BOOTSTRAP = 500  # draws of the kernel distance's interval
@@ -113,6 +114,7 @@ class Comparison:
     held_out: bool
     teaching: SoundSet | None  # from which classifiers learn for the classification accuracy score
     device: torch.device  # where those are trained
+    area: Area | None = None  # what judges found
 
     @cached_property
     def views(self) -> list[View]:
@@ -250,6 +252,23 @@ METRICS = {  # in the order of the columns of scores.csv
         "accuracy, on unseen real sounds, of a classifier that learnt from these",
         of="comparison",
         headline=True,
+    ),
+    "auc": Metric(
+        lambda comparison: comparison.area and comparison.area.mean,
+        "how often a network that was trained to tell these from real sounds through the vocoder "
+        "ranks a real one higher; 0.5: it cannot tell, 1: it always can",
+        of="comparison",
+        headline=True,
+    ),
+    "auc_low": Metric(
+        lambda comparison: comparison.area and comparison.area.low,
+        "the same of the network that tells them worst",
+        of="comparison",
+    ),
+    "auc_high": Metric(
+        lambda comparison: comparison.area and comparison.area.high,
+        "the same of the network that tells them best",
+        of="comparison",
     ),
     "copy_ratio": Metric(
         lambda view: view.copying and view.copying[0],

@@ -51,7 +51,8 @@ def score_waves(evaluator: Evaluator, waves: Tensor) -> dict:
     broken = ~(waves.abs().amax(1) <= LOUDEST)  # NaN is no less
     waves = waves.masked_fill(broken[:, None], 0.0)
     sounds = measure(cfg, waves, evaluator.labels)
-    comparison = evaluator.compare(sounds, intended, sounds if intended else None)
+    teaching = sounds if intended else None
+    comparison = evaluator.compare(sounds, intended, teaching, evaluator.area(sounds))
     rows = {GENERATED: metrics.figures(comparison), **evaluator.rows}
     sizes = {n: len((sounds if n == GENERATED else evaluator.unseen).labels) for n in rows}
     many = intended and len(evaluator.classes) > 1

@@ -1,177 +1,180 @@
-"""Classifier two-sample test: can a small network tell generated sounds from recordings?
+"""Classifier two-sample test: can a classifier tell generated sounds from recordings?
 
-A network, the judge, is trained to tell real sounds from others and is then tried on sounds that it
-has not seen (Lopez-Paz & Oquab 2017, "Revisiting Classifier Two-Sample Tests"). The figure is the
-area under its ROC curve: how often it ranks one of the others above a real one. 0.5 is chance: no
-difference that it could learn. 1: each is told apart. It sees what the embeddings of a classifier
+A judge is trained to tell real sounds from others and is then tried on sounds that it has not seen
+(Lopez-Paz & Oquab 2017, "Revisiting Classifier Two-Sample Tests"). The figure is the area under its
+ROC curve: how often it ranks a real sound above one of the others. 0.5 is chance: no difference
+that it could learn. 1: each is told apart. It sees what the embeddings of a classifier of sounds
 leave out: texture, lines and edges.
 
-The judge sees log-mels on the grid of all scores (`features.py`), and views of them, which say what
-gives the sounds away. Shapes: N sounds, M mel bands, T frames.
+A judge is linear, in features that say how a spectrogram is made and little of what it shows:
+spectra of small squares, as those that give away generated pictures (Durall et al. 2020, Frank et
+al. 2020), and of each band over time; what comes again every few frames; steps from band to band.
+A few hundred sounds teach it in milliseconds, by regularised least squares (Rifkin, Yeo & Poggio
+2003), which has no random state. A small convolutional network was tried first: it needs minutes,
+and at these numbers it finds neither a faint grid nor the vocoder.
+
+Shapes: N sounds, M mel bands, T frames, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, interpolate
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-SEEDS = (0, 1, 2)  # one judge each, with a division of the sounds of its own
-CHANNELS = (16, 32, 64, 64)
-STRIDES = (2, 2, 2, 2)
-FRAMES = 88
-DROPOUT = 0.3
-STEPS = 300
-BATCH = 32  # half of them real
-RATE = 3e-3  # highest learning rate of the one-cycle schedule
-WEIGHT_DECAY = 0.05
-GAIN = 0.1  # nepers (0.9 dB), at most: so that no single clip is known by its level
-TRIED = 1 / 3  # of the sounds, that a judge is tried on and not trained on
-LEAST = 8  # sounds of each kind, to train and to try: below, there is no figure
-POOL = 4  # bands by frames that a coarse view averages (93 ms)
+from soundgan.evaluation.sides import Division, Sides, divide
+
+SEEDS = (0, 1, 2)  # one area each, of so many
+DIVISIONS = 4  # of the sounds, with a judge each
+SQUARES = (16, 8)  # bands and frames of the squares whose spectra are taken
+BANDS = 8  # next to each other whose spectra over time are averaged
+PERIOD = 16  # frames: what comes again after 2, 4, 8 or 16 of them is seen
+AROUND = 9  # frames whose mean is taken away before that
+POWER = 1e-2  # added to powers before the logarithm: of rounding, and of silence
+DEVIATION = 1e-3  # added to deviations, of features that are constant
+RIDGE = 0.01  # regularisation of the least squares, where the kernel of a feature vector is about 1
+AT_A_TIME = 64  # sounds whose features are computed at once
 
 
-class Judge(nn.Module):
-    """Log-mels `(N, 1, M, T)` -> logits `(N,)` of being real.
+# ---- what a judge sees --------------------------------------------------------------------------
 
-    Averages and maxima over time alone: it knows in which band something is, not when.
+
+def squares(x: Tensor, side: int) -> Tensor:
+    """Log power of the 2-D spectra of squares of log-mels `x (N, M, T)`, mean over time `(N, D)`.
+
+    Squares of `side` bands by `side` frames, at most the clip's; each half over the one before it.
     """
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)  # (M, 1)
-        self.register_buffer("std", std)
-        stages: list[nn.Module] = []
-        for (c_in, c_out), stride in zip(pairwise((1, *CHANNELS)), STRIDES):
-            conv = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
-            stages += [conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2)]
-        self.stages = nn.Sequential(*stages)
-        bands = len(mean)
-        for stride in STRIDES:
-            bands = (bands - 1) // stride + 1
-        self.drop = nn.Dropout(DROPOUT)
-        self.decide = nn.Linear(3 * CHANNELS[-1] * bands, 1)
-        size = texture(torch.zeros(1, 1, len(mean), 32)).shape[1]
-        self.norm = nn.BatchNorm1d(size, affine=False)
-        self.texture = nn.Sequential(nn.Dropout(0.5), nn.Linear(size, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = (x - self.mean) / self.std
-        h = self.stages(x)  # (N, C, m, t)
-        h = torch.cat([h.mean(3), h.amax(3), h.std(3, correction=0)], dim=1)  # (N, 3 C, m)
-        return (self.decide(self.drop(h.flatten(1))) + self.texture(self.norm(texture(x))))[:, 0]
+    side = min(side, *x.shape[1:])
+    parts = x.unfold(1, side, side).unfold(2, side, max(1, side // 2))  # (N, m, t, side, side)
+    window = torch.hann_window(side + 1, dtype=x.dtype)[1:]  # no zero in it, however small
+    parts = (parts - parts.mean((-1, -2), keepdim=True)) * window * window[:, None]
+    return (torch.fft.rfft2(parts).abs().square() + POWER).log().mean(2).flatten(1)
 
 
-SIDE = 16
+def rhythm(x: Tensor) -> Tensor:
+    """Log power of the spectrum of each band over time, means over BANDS of them, `(N, D)`."""
+    window = torch.hann_window(x.shape[2] + 1, dtype=x.dtype)[1:]
+    power = torch.fft.rfft((x - x.mean(2, keepdim=True)) * window).abs().square()
+    return (avg_pool2d(power, (min(BANDS, x.shape[1]), 1)) + POWER).log().flatten(1)
 
 
-def texture(x: Tensor) -> Tensor:
-    """Log power of the two-dimensional spectra of squares of a clip, averaged over time, `(N, D)`."""
-    if min(x.shape[2:]) < SIDE:
-        return x.mean((1, 3))
-    squares = x[:, 0].unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE // 2)  # (N, b, t, S, S)
-    squares = squares - squares.mean((-1, -2), keepdim=True)
-    window = torch.hann_window(SIDE, device=x.device)
-    power = torch.fft.rfft2(squares * window * window[:, None]).abs().square().mean(2)
-    return (power + 1e-2).log().flatten(1)
+def recurrence(x: Tensor) -> Tensor:
+    """Each band's level, over that around, in frame k, k + PERIOD, k + 2 PERIOD ..., `(N, D)`."""
+    around = avg_pool2d(x, (1, AROUND), 1, (0, AROUND // 2), count_include_pad=False)
+    period = min(PERIOD, x.shape[2])
+    whole = x.shape[2] // period * period
+    return (x - around)[..., :whole].unflatten(2, (-1, period)).mean(2).flatten(1)
 
 
-def train_judge(real: Tensor, other: Tensor, seed: int) -> Judge:
-    """A judge of log-mels `real (R, 1, M, T)` and `other (N, 1, M, T)`; the random state is kept."""
-    cuda = [real.device] if real.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        mean, std = real.mean((0, 3))[0, :, None], real.std((0, 3))[0, :, None] + 1e-3
-        judge = Judge(mean, std).to(real.device)
-        optimiser = torch.optim.AdamW(judge.parameters(), weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS)
-        half = BATCH // 2
-        truth = torch.arange(BATCH, device=real.device).lt(half).float()
-        for _ in range(STEPS):
-            rows = [torch.randint(len(x), (half,), device=real.device) for x in (real, other)]
-            batch = turned(torch.cat([real[rows[0]], other[rows[1]]]))[..., :FRAMES]
-            batch = batch + GAIN * (2 * torch.rand(BATCH, 1, 1, 1, device=real.device) - 1)
-            loss = binary_cross_entropy_with_logits(judge(batch), truth)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    return judge.eval().requires_grad_(False)
+def colour(x: Tensor) -> Tensor:
+    """Third differences of the mean spectrum: what a real one has little of, `(N, D)`."""
+    return x.mean(2).diff(n=min(3, x.shape[1] - 1))
 
 
-def turned(x: Tensor) -> Tensor:
-    """Log-mels `(B, 1, M, T)`, each turned along time: what leaves at one end comes in at the other."""
-    turn = torch.randint(x.shape[3], (len(x), 1), device=x.device)
-    at = (torch.arange(x.shape[3], device=x.device) + turn) % x.shape[3]  # (B, T)
-    return x.gather(3, at[:, None, None].expand_as(x))
+def contrast(x: Tensor) -> Tensor:
+    """Deviation of each band over time; mean steps over time and from band to band, `(N, D)`."""
+    steps = [x.diff(dim=2).abs().mean(2), x.diff(dim=1).abs().mean(2)]
+    return torch.cat([x.std(2, correction=0).log1p(), *steps], dim=1)
+
+
+KINDS = (
+    *(partial(squares, side=side) for side in SQUARES),
+    *(rhythm, recurrence, colour, contrast),
+)
+
+
+@dataclass
+class Textures:
+    """What judges see of sounds."""
+
+    x: Tensor  # (N, D) features, float64
+    weights: Tensor  # (D,) that make all kinds of features count alike
+
+    @classmethod
+    def of(cls, mels: Tensor) -> Textures:
+        """Of log-mels `(N, 1, M, T)`, where M and T are 2 at least."""
+        parts = mels[:, 0].double().split(AT_A_TIME)
+        kinds = [torch.cat([kind(part) for part in parts]) for kind in KINDS]
+        sizes = [torch.full((kind.shape[1],), 1.0 * kind.shape[1]) for kind in kinds]
+        weights = (len(KINDS) * torch.cat(sizes).double()).rsqrt()
+        return cls(torch.cat(kinds, dim=1), weights)
+
+
+# ---- the judge ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Judge:
+    """A linear classifier of features."""
+
+    mean: Tensor  # (D,)
+    normal: Tensor  # (D,)
+
+    def __call__(self, x: Tensor) -> np.ndarray:
+        """Scores `(N,)` of features `x (N, D)`: about 1 for real sounds, -1 for others."""
+        return ((x - self.mean) @ self.normal).numpy()
+
+
+def train_judge(real: Tensor, other: Tensor, weights: Tensor) -> Judge:
+    """A judge of features `real (R, D)` and `other (N, D)`, both sides of which count alike."""
+    x = torch.cat([real, other])
+    count = [len(real), len(other)]
+    side = x.new_tensor([1.0, -1.0]).repeat_interleave(torch.tensor(count))  # (R + N,)
+    share = x.new_tensor([len(x) / (2 * n) for n in count]).repeat_interleave(torch.tensor(count))
+    mean = (real.mean(0) + other.mean(0)) / 2
+    scale = weights / (x.std(0, correction=0) + DEVIATION)
+    seen = (x - mean) * scale
+    kernel = seen @ seen.T  # (R + N, R + N)
+    dual = torch.linalg.solve(kernel + RIDGE * torch.diag(1 / share), side)
+    return Judge(mean, seen.T @ dual * scale)
 
 
 def area_under_curve(real: np.ndarray, other: np.ndarray) -> float:
     """How often a real sound has a higher score than another, ties counting half."""
-    order = np.searchsorted(np.sort(other), real, "left") + np.searchsorted(np.sort(other), real, "right")
-    return float(order.mean() / (2 * len(other)))
-
-
-# ---- views --------------------------------------------------------------------------------------
-
-
-def coarse(x: Tensor, pool: int = POOL) -> Tensor:
-    """Averages of `pool` bands by `pool` frames, `(N, 1, M / pool, T / pool)`."""
-    return avg_pool2d(x, pool)
-
-
-def fine(x: Tensor, pool: int = POOL) -> Tensor:
-    """What these averages leave out, of the same shape as far as they reach."""
-    means = interpolate(avg_pool2d(x, pool), scale_factor=pool, mode="nearest")
-    return x[..., : means.shape[2], : means.shape[3]] - means
-
-
-def shuffled(x: Tensor) -> Tensor:
-    """Frames in random order, another for each sound: spectra without what changes in time."""
-    draw = torch.Generator().manual_seed(0)
-    order = torch.rand(len(x), x.shape[3], generator=draw).argsort(1).to(x.device)
-    return x.gather(3, order[:, None, None].expand_as(x))
-
-
-def band(x: Tensor, part: int, parts: int) -> Tensor:
-    size = x.shape[2] // parts
-    return x[:, :, part * size : (part + 1) * size]
-
-
-VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
-    "whole": lambda x: x,
-    "coarse": coarse,
-    "fine": fine,
-    "shuffled": shuffled,
-    **{f"band{k}": (lambda x, k=k: band(x, k, 4)) for k in range(4)},
-}
+    other = np.sort(other)
+    below = np.searchsorted(other, real, "left") + np.searchsorted(other, real, "right")
+    return float(below.mean() / (2 * len(other)))
 
 
 # ---- the test -----------------------------------------------------------------------------------
 
 
 class Area(NamedTuple):
+    """Area under the ROC curve: mean over SEEDS, lowest and highest."""
+
     mean: float
     low: float
     high: float
 
 
-def two_sample(
-    real: Tensor, other: Tensor, unseen: Tensor, groups: Sequence[int] | None = None, seeds=SEEDS
-) -> Area | None:
-    """Judge trained on `real` and a part of `other`, tried on `unseen` and the rest of `other`."""
-    groups = np.arange(len(other)) if groups is None else np.asarray(groups)
-    areas = []
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        names = rng.permutation(np.unique(groups))
-        tried = np.isin(groups, names[: max(1, round(TRIED * len(names)))])
-        judge = train_judge(real, other[~tried], seed)
-        with torch.no_grad():
-            areas.append(area_under_curve(judge(unseen).numpy(), judge(other[tried]).numpy()))
+def two_sample(sides: Sides, other: Tensor | None = None, paired: bool = False) -> Area | None:
+    """How well judges tell `other (N, 1, M, T)` from real sounds; None where there are too few.
+
+    Without `other`: how well they tell real sounds of other sources. `paired`: whether `other` are
+    the same clips as `sides.x`, row by row, after something was done to them: then they are parted
+    by source, too.
+    """
+    divisions = [[divide(sides, (seed, k)) for k in range(DIVISIONS)] for seed in SEEDS]
+    if not all(division.is_enough for several in divisions for division in several):
+        return None
+    real = Textures.of(sides.x)
+    others = real if other is None else Textures.of(other)
+    unseen = Textures.of(sides.unseen).x if len(sides.unseen) else None
+
+    def area(division: Division, draw: np.random.Generator) -> float:
+        learnt, tried = division.other, division.other_tried
+        if other is not None and not paired:
+            order = draw.permutation(len(other))
+            learnt, tried = order[: len(learnt)], order[len(learnt) :][: len(tried)]
+        judge = train_judge(real.x[division.real], others.x[learnt], real.weights)
+        known = real.x[division.real_tried] if unseen is None else unseen
+        return area_under_curve(judge(known), judge(others.x[tried]))
+
+    draw = np.random.default_rng(0)
+    areas = [float(np.mean([area(d, draw) for d in several])) for several in divisions]
     return Area(float(np.mean(areas)), min(areas), max(areas))

@@ -240,6 +240,11 @@ DAMAGE = {
     "rows of another kind": with_state(lambda state: state.update(rows={REAL: {"cas": "high"}})),
     "no classifier": with_state(lambda state: state["classifiers"].clear()),
     "NaN": with_state(lambda state: state["training"]["x"].fill_(torch.nan)),
+    "no sounds of judges": with_state(lambda state: state.pop("sides")),
+    "NaN in those": with_state(lambda state: state["sides"]["unseen"].fill_(torch.nan)),
+    "sources of fewer": with_state(
+        lambda state: state["sides"].update(sources=state["sides"]["sources"][1:])
+    ),
     "labels out of range": with_state(lambda state: state["unseen"]["labels"].fill_(7)),
     "other weights": with_state(lambda state: state["classifiers"][0].popitem()),
 }
@@ -263,7 +268,8 @@ def test_a_damaged_reference_is_said_and_is_not_used(
     assert said.startswith(f"{path} is damaged (")
     assert said.endswith(") and will be made anew.\n")
     assert "\n" not in said[:-1]
-    assert (empty.training, empty.unseen, empty.rows, empty.classifiers) == (None, None, {}, [])
+    assert (empty.training, empty.unseen, empty.sides) == (None, None, None)
+    assert (empty.rows, empty.classifiers) == ({}, [])
 
 
 def test_a_reference_that_is_made_anew_gives_the_same_scores(

@@ -11,6 +11,7 @@ from soundgan.evaluation.classifier import Classifier
 from soundgan.evaluation.features import SoundSet
 from soundgan.evaluation.metrics import METRICS, Comparison, Metric, View
 from soundgan.evaluation.scores import HEADLINE, MEANINGS, SCORES
+from soundgan.evaluation.two_sample import Area
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def comparison() -> Comparison:
         held_out=True,
         teaching=None,
         device=torch.device("cpu"),
+        area=Area(0.7, 0.6, 0.8),
     )
 
 
@@ -41,7 +43,7 @@ def test_names_and_order_are_those_of_scores_csv() -> None:
         *("inception", "cas", "copy_ratio", "copy_z", "diversity", "sliced", "silent", "clipped"),
     ]
     assert [name for name in SCORES if name in known] == known
-    assert HEADLINE[:5] == ("accuracy", "frechet", "kernel", "coverage", "cas")
+    assert HEADLINE == ("accuracy", "frechet", "kernel", "coverage", "cas", "auc")
     assert list(MEANINGS) == list(SCORES)
 
 
@@ -102,3 +104,9 @@ def test_what_has_no_meaning_is_none(comparison: Comparison) -> None:
     assert lacking() == {"cas", "copy_ratio", "copy_z", "accuracy"}
     comparison.classes = 1
     assert lacking() == {"cas", "copy_ratio", "copy_z", "accuracy", "inception"}
+    assert [metrics.figures(comparison)[f"auc{end}"] for end in ("", "_low", "_high")] == [
+        *(0.7, 0.6, 0.8)
+    ]
+    comparison.area = None  # too few
+    areas = {"auc", "auc_low", "auc_high"}
+    assert lacking() == areas | {"cas", "copy_ratio", "copy_z", "accuracy", "inception"}
