@@ -5,8 +5,8 @@
 No model sounds better than what its vocoder makes of real clips. This gives each vocoder's row in
 the scores of `evaluate.py` (one set of classifiers for all of them), and a table of its own:
 
-- how well judges tell real clips from the same clips through the vocoder: area under the curve of
-  networks that learn from clips to train on and are tried on held-out ones (0.5: not at all);
+- how well judges tell real clips through the vocoder from real clips as they are (area under the
+  curve, 0.5: not at all; lowest and highest of three);
 - how far the clips of its sound are from those it was given, and log spectra from those of the
   recordings (root mean square over the frequencies that the mel bands reach);
 - processor seconds a sound.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,18 +37,12 @@ from soundgan.config_io import change  # noqa: E402
 from soundgan.console import friendly  # noqa: E402
 from soundgan.dataset import Clips, Recording  # noqa: E402
 from soundgan.errors import UserError, nearest  # noqa: E402
-from soundgan.evaluation import features, scores, two_sample  # noqa: E402
-from soundgan.evaluation.evaluator import (  # noqa: E402
-    ROUND_TRIP,
-    make_evaluator,
-    round_trip,
-    spread_out,
-)
+from soundgan.evaluation import scores  # noqa: E402
+from soundgan.evaluation.evaluator import make_evaluator, round_trip  # noqa: E402
 from soundgan.settings import GRIFFIN_LIM, Config  # noqa: E402
 from soundgan.training.devices import explain_memory, pick_device  # noqa: E402
 
-JUDGED = 240  # clips at most that judges learn from, and that they are tried on
-LEAST = 8  # of each, for a figure
+AREA = ("auc", "auc_low", "auc_high")  # in the scores: what judges tell
 WINDOWS = (256, 1024, 2048)  # samples, of log spectra
 QUIETEST = 1e-4  # magnitudes are clamped to this before the logarithm
 
@@ -83,15 +77,12 @@ def measure(options: Options) -> dict:
     print(split.said, flush=True)
     evaluator = make_evaluator(cfg, clips, split, vocoders[0], device)
     rows = {evaluator.real: evaluator.rows[evaluator.real]}
-    of_first = evaluator.rows[ROUND_TRIP.format(evaluator.real)]
-    trained_on = dataset.recordings(clips, split.training)
-    held_out = split.held_out or trained_on
-    judges = Judges(cfg, trained_on, split.held_out)
+    held_out = split.held_out or dataset.recordings(clips, split.training)
     found = []
-    for index, vocoder in enumerate(vocoders):
-        row = round_trip(evaluator, clips, vocoder) if index else of_first
+    for vocoder in vocoders:
+        row = round_trip(evaluator, clips, vocoder)
         rows[f"through {vocoder.name}"] = row
-        found.append((vocoder.name, judges.area(vocoder), distances(cfg, vocoder, held_out)))
+        found.append((vocoder.name, row, distances(cfg, vocoder, held_out)))
     size = len(evaluator.unseen.labels)
     return {
         "rows": {title: {"clips": size} | row for title, row in rows.items()},
@@ -129,33 +120,6 @@ def ready(cfg: Config, name: str, device: torch.device) -> Vocoder:
         raise UserError(
             f"Vocoder {name} cannot be used: {reason}. Leave it out, or name another (--vocoders)."
         ) from reason
-
-
-class Judges:
-    """Networks that learn to tell real clips from the same clips through a vocoder."""
-
-    def __init__(self, cfg: Config, trained_on: list[Recording], held_out: list[Recording]) -> None:
-        self.cfg = cfg
-        self.clips = [spread_out(some, JUDGED) for some in (trained_on, held_out)]
-        self.real = [features.measure_files(cfg, some).x for some in self.clips]
-
-    def area(self, vocoder: Vocoder) -> two_sample.Area | None:
-        """Mean, lowest and highest of the judges' areas; None where there are too few clips."""
-        if min(map(len, self.clips)) < LEAST:
-            return None
-        transform = Transform(self.cfg)
-
-        def through(waves: Tensor) -> Tensor:
-            return vocoder(transform(waves))[:, : waves.shape[1]]
-
-        learnt, tried = (features.measure_files(self.cfg, c, through).x for c in self.clips)
-        areas = []
-        for seed in two_sample.SEEDS:
-            judge = two_sample.train_judge(self.real[0], learnt, seed)
-            with torch.no_grad():
-                ranks = [judge(x).numpy() for x in (self.real[1], tried)]
-            areas.append(two_sample.area_under_curve(*ranks))
-        return two_sample.Area(sum(areas) / len(areas), min(areas), max(areas))
 
 
 class Distances(NamedTuple):
@@ -200,15 +164,16 @@ def spectral(cfg: Config, real: Tensor, again: Tensor, window: int) -> Tensor:
     return (one - other).square().mean().sqrt()
 
 
-def table(found: Sequence[tuple[str, two_sample.Area | None, Distances]]) -> list[str]:
-    """Lines of a table in markdown, one row a vocoder."""
+def table(found: Sequence[tuple[str, Mapping[str, float | None], Distances]]) -> list[str]:
+    """Lines of a table in markdown, one row a vocoder: its name, its scores, its distances."""
     windows = ", ".join(map(str, WINDOWS))
     lines = [
         f"| vocoder | judges | clips differ by | spectra ({windows}) | CPU s a sound |",
         "|---|---|---|---|---|",
     ]
-    for name, area, off in found:
-        judged = f"{area.mean:.2f} ({area.low:.2f} to {area.high:.2f})" if area else "-"
+    for name, row, off in found:
+        area = [row[key] for key in AREA]
+        judged = "-" if None in area else "{:.2f} ({:.2f} to {:.2f})".format(*area)
         spectra = ", ".join(f"{value:.2f}" for value in off.spectra)
         lines.append(f"| {name} | {judged} | {off.clips:.3f} | {spectra} | {off.seconds:.3g} |")
     return lines

@@ -112,6 +112,10 @@ class Network(nn.Module):
 
     def play(self, x: Tensor) -> Tensor:
         """Clips `(B, M, T)` -> waveforms `(B, T * hop)`: the same noise for every clip and call."""
+        # On a CPU clip by clip: a batch of them leaves the processor's cache.
+        return torch.cat([self._play(part) for part in x.split(1 if x.is_cpu else len(x))])
+
+    def _play(self, x: Tensor) -> Tensor:
         x = nn.functional.pad(x, (0, 1), mode="replicate")  # T centred frames span T - 1 hops
         mels = expand(x, self.cfg).mT.contiguous()  # (B, T + 1, M)
         draw = torch.Generator().manual_seed(0)
