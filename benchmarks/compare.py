@@ -35,7 +35,8 @@ from soundgan.settings import GRIFFIN_LIM, parts_of  # noqa: E402
 FLATTEST = "flattest"  # diversity of the class that has the least: near 0 where one collapsed
 CLOCK = "trained_seconds.txt"  # in the folder of a run
 LONGEST_NAME = 100  # of a variant, as part of a folder's
-COLUMNS = ("variant", "seed", "minutes", "step", "clips", *SCORES, FLATTEST)
+AT_A_TIME = "at_a_time"  # sounds of which the figures are taken that depend on their number
+COLUMNS = ("variant", "seed", "minutes", "step", "clips", AT_A_TIME, *SCORES, FLATTEST)
 
 
 def added(*names: str) -> str:
@@ -219,13 +220,16 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 def add(table: Path, what: str, seed: int, minutes: float, scores: dict, figures: dict) -> None:
     """One row, shown and kept."""
     row = {"variant": what, "seed": seed, "minutes": minutes, "step": scores["step"]} | figures
+    row[AT_A_TIME] = scores.get(AT_A_TIME)
     earlier = rows_of(table)
-    with open(table, "a", newline="") as file:
-        writer = csv.DictWriter(file, [*earlier[0]] if earlier else COLUMNS, extrasaction="ignore")
-        if not earlier:
+    names = [*dict.fromkeys([*earlier[0], *COLUMNS])] if earlier else COLUMNS
+    lacking = earlier and len(names) > len(earlier[0])  # a table of before a figure was added
+    with open(table, "w" if lacking else "a", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        if lacking or not earlier:
             writer.writeheader()
-        writer.writerow(row)
-    shown = ("accuracy", "frechet", "kernel", "coverage", "cas", "copy_ratio", "diversity")
+        writer.writerows([*(earlier if lacking else []), row])
+    shown = ("accuracy", "frechet", "kernel", "coverage", "cas", "auc", "copy_ratio", "diversity")
     said = ", ".join(f"{n} {row[n]:.3g}" for n in shown if row.get(n) is not None)
     print(f"{what}, seed {seed}, {minutes:g} min, step {scores['step']}: {said}", flush=True)
 

@@ -3,7 +3,8 @@
     python benchmarks/show.py --out compare --pictures best sn-wgan-gp
 
 Prints OUT/scores.csv as Markdown, each variant at its last minute (or that of --minutes) and each
-figure with its lowest and highest seed. Bold is what a variant has beyond the spread of seeds.
+figure with its lowest and highest seed, and says whether those that depend on the number of sounds
+are of equally many. Bold is what a variant has beyond the spread of seeds.
 Writes OUT/scores.png, a curve each recipe (black: real clips, as its recipe cuts them, of the
 first); OUT/parts.png, where recipes with constants changed stand below themselves, a dot each seed;
 and OUT/sounds.png, where each class is a row: a real clip, and one clip of each variant in
@@ -27,7 +28,7 @@ from scipy.stats import t
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from compare import FLATTEST, real_row, rows_of, run_name  # noqa: E402
+from compare import AT_A_TIME, FLATTEST, real_row, rows_of, run_name  # noqa: E402
 
 import config  # noqa: E402, F401 (the classes that a run's constants belong to)
 from soundgan import dataset  # noqa: E402
@@ -77,8 +78,9 @@ class Curve:
 
 
 def curves(rows: Sequence[dict[str, str]]) -> list[Curve]:
-    """Those of scores.csv, in its order."""
+    """Those of scores.csv, in its order, with the figures that it has."""
     found = []
+    names = [name for name in FIGURES if rows and name in rows[0]]
     for name in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == name]
         minutes = sorted({float(row["minutes"]) for row in own})
@@ -87,7 +89,7 @@ def curves(rows: Sequence[dict[str, str]]) -> list[Curve]:
                 [float(r[figure]) for r in own if float(r["minutes"]) == minute and r[figure]]
                 for minute in minutes
             ]
-            for figure in FIGURES
+            for figure in names
         }
         found.append(Curve(name, minutes, figures))
     return found
@@ -109,12 +111,13 @@ def is_beyond(values: Sequence[float], own: Sequence[float], known: Sequence[lis
 
 def table(found: Sequence[Curve]) -> str:
     """Markdown: a row each variant, at its last minute."""
-    lines = [["", "minutes", "seeds", *FIGURES], ["---"] * (3 + len(FIGURES))]
+    names = list(found[0].figures)
+    lines = [["", "minutes", "seeds", *names], ["---"] * (3 + len(names))]
     for curve in found:
         cells = []
         then = [c for c in found if c.minutes[-1] == curve.minutes[-1]]
         family = [c for c in then if c.recipe == curve.recipe]
-        for figure in FIGURES:
+        for figure in names:
             mean, low, high = curve.at(figure, -1)
             spread = f" ({low:.3g} to {high:.3g})" if high > low else ""
             cell = "-" if math.isnan(mean) else f"{mean:.3g}{spread}"
@@ -124,20 +127,31 @@ def table(found: Sequence[Curve]) -> str:
             own = known.get(curve.recipe, [])
             bold = is_beyond(known[curve.name], own, [*known.values()])
             cells.append(f"**{cell}**" if bold else cell)
-        seeds = str(len(curve.figures["frechet"][-1]))
+        seeds = str(max(len(values[-1]) for values in curve.figures.values()))
         minutes = "" if curve.is_real else f"{curve.minutes[-1]:g}"
         lines.append([curve.name, minutes, seeds, *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def numbers(rows: Sequence[dict[str, str]]) -> str:
+    """Of how many sounds the figures are that depend on their number; whether rows differ in it."""
+    known = {row["variant"]: row.get(AT_A_TIME) or "?" for row in rows}
+    if len({*known.values()}) == 1:
+        (number,) = {*known.values()}
+        return "" if number == "?" else f"Frechet distance and coverage: of {number} sounds a row."
+    said = ", ".join(f"{name}: {number}" for name, number in known.items())
+    return f"Frechet distance and coverage cannot be compared between these rows ({said} sounds)."
+
+
 def draw_curves(path: Path, found: Sequence[Curve]) -> None:
+    names = list(found[0].figures)
     figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
-    panels = figure.subplots(2, math.ceil((len(FIGURES) + 1) / 2)).flat
+    panels = figure.subplots(2, math.ceil((len(names) + 1) / 2)).flat
     trained = [curve for curve in found if not curve.is_real]
     trained = [curve for curve in trained if curve.name == curve.recipe] or trained
     beside = [real_row(row, trained[0].name) for row in (REAL, ROUND_TRIP.format(REAL))]
     real = [curve for curve in found if curve.name in beside]
-    for name, axes in zip(FIGURES, panels):
+    for name, axes in zip(names, panels):
         for curve, style in zip(real, ("--", ":")):
             axes.axhline(curve.at(name, -1)[0], color="black", ls=style, label=curve.name)
         for number, curve in enumerate(trained):
@@ -235,6 +249,8 @@ def main() -> None:
     if not shown:
         sys.exit(f"Nothing in {out / 'scores.csv'} was scored then (--minutes).")
     print(table(shown))
+    if said := numbers(rows):
+        print(f"\n{said}")
     draw_parts(out / "parts.png", shown)
     if not options.pictures:
         return

@@ -23,7 +23,7 @@ from soundgan import files, packages, tensor_files
 from soundgan.audio import Transform, Vocoder, bigvgan, istft
 from soundgan.dataset import Clips, Recording, Split, decoded_constants, recordings, stale
 from soundgan.evaluation import classifier as classifiers
-from soundgan.evaluation import distances, features, metrics, two_sample
+from soundgan.evaluation import distances, features, give_away, metrics, two_sample
 from soundgan.evaluation import sides as judged
 from soundgan.evaluation.classifier import Classifier, train_classifiers
 from soundgan.evaluation.features import SoundSet, measure_files
@@ -64,7 +64,8 @@ class Evaluator:
     classifiers: list[Classifier] = field(default_factory=list)
     training: SoundSet | None = None
     unseen: SoundSet | None = None
-    sides: Sides | None = None  # the real sounds of judges
+    sides: Sides | None = None  # the real sounds of judges,
+    areas: dict[str, Area | None] = field(default_factory=dict)  # and how well they tell those
     rows: dict[str, dict[str, float | None]] = field(default_factory=dict)  # of real sounds
 
     @property
@@ -84,9 +85,16 @@ class Evaluator:
         """Classes of the sounds to generate, `(N,)`."""
         return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
 
-    def area(self, sounds: SoundSet) -> Area | None:
-        """How well judges tell these sounds from real ones through the same vocoder."""
-        return two_sample.two_sample(self.sides, sounds.x)
+    @property
+    def teaching(self) -> np.ndarray:
+        """Sounds of each class, `(K,)`, of which classifiers learn in every row."""
+        known = np.bincount(self.training.labels.numpy(), minlength=len(self.counts))
+        return np.minimum(known, self.counts)
+
+    def teach(self, sounds: SoundSet) -> SoundSet:
+        """As many generated sounds of each class as the real rows learn from."""
+        left = self.teaching.tolist()
+        return sounds.subset(_first(sounds.labels.tolist(), left))
 
     def compare(
         self,
@@ -223,7 +231,7 @@ def _choose(cfg: Config, clips: Clips, split: Split) -> _Chosen:
     per_class = np.bincount([r.label for r in training], minlength=len(clips.classes))
     share = cfg.score_clips * len(per_class) * per_class / per_class.sum()
     counts = np.maximum(np.round(share).astype(int), LEAST).tolist()
-    teaching = _first(training, counts)
+    teaching = _first([r.label for r in training], counts)
     unseen = spread_out(split.held_out, MOST_REAL) or [training[i] for i in teaching]
     judging = spread_out(range(len(training)), MOST_JUDGED)
     sources = judged.numbers_of_sources([training[i] for i in judging], clips.root)
@@ -255,7 +263,8 @@ def _measure_real(evaluator: Evaluator, vocoder: Vocoder, chosen: _Chosen) -> No
     direct = _Heard(evaluator.unseen, evaluator.training, range(len(chosen.training)))
     heard = direct if cfg.sound.raw else _through(evaluator, vocoder, chosen)
     evaluator.sides = _sides(evaluator, chosen, heard)
-    area = two_sample.two_sample(evaluator.sides)  # of real ones
+    evaluator.areas = give_away.areas(evaluator.sides)
+    area = evaluator.areas[give_away.WHOLE]
     if not cfg.sound.raw:
         name = ROUND_TRIP.format(evaluator.real)
         evaluator.rows[name] = _row(evaluator, chosen, heard, area)
@@ -325,12 +334,12 @@ def spread_out(items: Sequence[Item], most: int) -> list[Item]:
     return [items[int(k * step)] for k in range(int(len(items) / step))]
 
 
-def _first(recordings: list[Recording], counts: list[int]) -> list[int]:
-    """Indices of the first `counts[k]` recordings of each class k."""
+def _first(labels: Sequence[int], counts: Sequence[int]) -> list[int]:
+    """Rows of the first `counts[k]` of each class k."""
     left, rows = list(counts), []
-    for row, recording in enumerate(recordings):
-        if left[recording.label]:
-            left[recording.label] -= 1
+    for row, label in enumerate(labels):
+        if left[label]:
+            left[label] -= 1
             rows.append(row)
     return rows
 
@@ -341,7 +350,7 @@ def _first(recordings: list[Recording], counts: list[int]) -> list[int]:
 def _key(cfg: Config, clips: Clips, vocoder: Vocoder, chosen: tuple) -> str:
     """What the kept evaluator depends on, in 16 characters; `chosen`: its real sounds."""
     decisive = [clips.fingerprint, chosen, decoded_constants(cfg), _content_of(vocoder)]
-    decisive += [VERSION, list(METRICS), _constants()]
+    decisive += [VERSION, list(METRICS), list(give_away.VIEWS), _constants()]
     return hashlib.sha256(repr(decisive).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -353,15 +362,17 @@ def _content_of(vocoder: Vocoder) -> list[str] | str:
 
 def _constants() -> list[tuple[str, object]]:
     """The numbers at the top of the files of this folder."""
-    modules = (classifiers, distances, features, metrics, judged, two_sample)
+    modules = (classifiers, distances, features, give_away, metrics, judged, two_sample)
     values = [vars(module) for module in modules]
     named = [item for own in (*values, globals()) for item in own.items() if item[0].isupper()]
-    return [(name, value) for name, value in named if name != "METRICS"]
+    # Not those that hold functions, whose text is another in each process.
+    return [(n, value) for n, value in named if n not in ("METRICS", "VIEWS", "KINDS")]
 
 
 def _keep(evaluator: Evaluator, path: Path) -> None:
     weights = [classifier.state_dict() for classifier in evaluator.classifiers]
-    state = {"classifiers": weights, "rows": evaluator.rows}
+    areas = {name: area and list(area) for name, area in evaluator.areas.items()}
+    state = {"classifiers": weights, "rows": evaluator.rows, "areas": areas}
     state |= {name: vars(getattr(evaluator, name)) for name in ("training", "unseen", "sides")}
     tensor_files.write(path, state)
 
@@ -372,7 +383,7 @@ def _open(evaluator: Evaluator, path: Path) -> bool:
         state = tensor_files.read(path)
         sets = [_sounds(state[name], len(evaluator.classes)) for name in ("training", "unseen")]
         sides = _real_sides(state["sides"])
-        rows = _rows(state["rows"])
+        areas, rows = _areas(state["areas"]), _rows(state["rows"])
         classifiers = [_classifier(weights) for weights in state["classifiers"]]
         if not classifiers or evaluator.real not in rows:
             raise ValueError("it lacks a part")
@@ -384,7 +395,7 @@ def _open(evaluator: Evaluator, path: Path) -> bool:
         print(f"{path} is damaged ({error}) and will be made anew.", flush=True)
         return False
     (evaluator.training, evaluator.unseen), evaluator.rows = sets, rows
-    evaluator.sides = sides
+    evaluator.sides, evaluator.areas = sides, areas
     evaluator.classifiers = classifiers
     stale.mark_used(path)
     return True
@@ -413,6 +424,14 @@ def _real_sides(kept: dict) -> Sides:
     if not (whole and all(x.isfinite().all() for x in mels)):
         raise ValueError("its sounds for judges have another form")
     return sides
+
+
+def _areas(kept: dict) -> dict[str, Area | None]:
+    """Those of real sounds as `_keep` left them; raises ValueError where they are others."""
+    areas = {name: area and Area(*map(float, area)) for name, area in kept.items()}
+    if list(areas) != list(give_away.VIEWS):
+        raise ValueError("its areas have another form")
+    return areas
 
 
 def _rows(kept: dict) -> dict[str, dict[str, float | None]]:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from soundgan import files
 from soundgan.audio import Vocoder, vocoders
-from soundgan.evaluation import metrics
+from soundgan.evaluation import give_away, metrics
 from soundgan.evaluation.evaluator import Evaluator
 from soundgan.evaluation.features import measure
+from soundgan.evaluation.sides import divide
 from soundgan.models.sampling import draw_latents, generate_clips
 from soundgan.settings import Config
 
@@ -51,8 +52,9 @@ def score_waves(evaluator: Evaluator, waves: Tensor) -> dict:
     broken = ~(waves.abs().amax(1) <= LOUDEST)  # NaN is no less
     waves = waves.masked_fill(broken[:, None], 0.0)
     sounds = measure(cfg, waves, evaluator.labels)
-    teaching = sounds if intended else None
-    comparison = evaluator.compare(sounds, intended, teaching, evaluator.area(sounds))
+    areas = give_away.areas(evaluator.sides, sounds.x)
+    teaching = evaluator.teach(sounds) if intended else None
+    comparison = evaluator.compare(sounds, intended, teaching, areas[give_away.WHOLE])
     rows = {GENERATED: metrics.figures(comparison), **evaluator.rows}
     sizes = {n: len((sounds if n == GENERATED else evaluator.unseen).labels) for n in rows}
     many = intended and len(evaluator.classes) > 1
@@ -66,7 +68,9 @@ def score_waves(evaluator: Evaluator, waves: Tensor) -> dict:
         },
         "rows": {name: {"clips": sizes[name]} | row for name, row in rows.items()},
         "few": [name for name, size in sizes.items() if size < FEW],
+        "at_a_time": int(evaluator.at_a_time.sum()),
         "per_class": table,
+        "give_away": give_away.compared(areas, evaluator.areas),
         "notes": _notes(evaluator, rows[GENERATED], table, int(broken.sum())),
         "headline": HEADLINE,
         "meanings": MEANINGS,
@@ -81,10 +85,12 @@ def _notes(evaluator: Evaluator, made: dict, table: dict, broken: int) -> list[s
         f"{', '.join(sized).capitalize()} and sliced are of "
         f"{evaluator.at_a_time.sum()} sounds at a time."
     ]
+    if evaluator.areas[give_away.WHOLE]:
+        notes.append(_judges(evaluator))
     if not evaluator.split.held_out:
         notes.append(
             f"{evaluator.split.said} The classifiers know those: the real rows flatter, and copies "
-            "cannot be told."
+            "cannot be told. Judges are tried on real clips that they do not know."
         )
     if len(evaluator.classes) < 2:
         notes.append(
@@ -113,6 +119,18 @@ def _notes(evaluator: Evaluator, made: dict, table: dict, broken: int) -> list[s
             f"(ratio {made['copy_ratio']:.2f}, z {made['copy_z']:.1f})."
         )
     return notes
+
+
+def _judges(evaluator: Evaluator) -> str:
+    """What the areas under the curve are of."""
+    rows = divide(evaluator.sides, (0, 0))
+    tried = len(evaluator.sides.unseen) or len(rows.real_tried)
+    vocoded = "" if evaluator.cfg.sound.raw else " through the vocoder"
+    return (
+        f"Auc: judges learn from about {len(rows.real)} real clips{vocoded} and {len(rows.other)} "
+        f"others, and are tried on {tried} and {len(rows.other_tried)}, of other sources. 0.5 is "
+        f"chance, and what real sounds{vocoded} reach."
+    )
 
 
 def _applies(name: str, evaluator: Evaluator) -> bool:
@@ -176,4 +194,6 @@ def table(scores: dict) -> str:
     text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
     if scores["few"]:
         text.append(UNCERTAIN)
+    if rows := scores.get("give_away"):
+        text += ["", give_away.table(rows), ""]
     return "\n".join([*text, *scores["notes"]])

@@ -76,15 +76,15 @@ def colour(x: Tensor) -> Tensor:
     return x.mean(2).diff(n=min(3, x.shape[1] - 1))
 
 
-def contrast(x: Tensor) -> Tensor:
-    """Deviation of each band over time; mean steps over time and from band to band, `(N, D)`."""
+def levels(x: Tensor) -> Tensor:
+    """Mean and deviation of each band; mean steps over time and from band to band, `(N, D)`."""
     steps = [x.diff(dim=2).abs().mean(2), x.diff(dim=1).abs().mean(2)]
-    return torch.cat([x.std(2, correction=0).log1p(), *steps], dim=1)
+    return torch.cat([x.mean(2), x.std(2, correction=0).log1p(), *steps], dim=1)
 
 
 KINDS = (
     *(partial(squares, side=side) for side in SQUARES),
-    *(rhythm, recurrence, colour, contrast),
+    *(rhythm, recurrence, colour, levels),
 )
 
 

@@ -149,7 +149,7 @@ def _read_scores(path: Path, problems: list[str]) -> dict | None:
         if os.stat(path).st_size > MOST_SCORES:
             raise ValueError(f"more than {MOST_SCORES / 1e6:.0f} MB")
         scores = _shallow(json.loads(read_bytes(path)))
-        tables = [scores["rows"], scores.get("per_class") or {}]
+        tables = [scores["rows"], *(scores.get(n) or {} for n in ("per_class", "give_away"))]
         if not all(isinstance(row, dict) for table in tables for row in table.values()):
             raise TypeError("a row is no table")
     except FileNotFoundError:

@@ -168,6 +168,36 @@ def test_what_was_trained_is_noted_however_it_ends(tmp_path):
     assert 1.5 < compare.seconds_of(tmp_path) < 60
 
 
+def test_a_table_of_before_a_figure_was_added_goes_on(tmp_path):
+    """Its rows stay what they were, and lack the figure; those of equally many sounds are said."""
+    table = tmp_path / "scores.csv"
+    old = [name for name in compare.COLUMNS if not name.startswith(("auc", compare.AT_A_TIME))]
+    row = {"variant": "best", "seed": "0", "minutes": "5", "frechet": "20.5"}
+    with open(table, "w", newline="") as file:
+        writer = csv.DictWriter(file, old)
+        writer.writeheader()
+        writer.writerow(row)
+    assert "auc" not in show.table(show.curves(compare.rows_of(table)))
+    assert show.numbers(compare.rows_of(table)) == ""
+    scores = {"step": 7, "at_a_time": 80}
+    for minutes in (10, 20):
+        compare.add(table, "best", 0, minutes, scores, {"frechet": 10.0, "auc": 0.75})
+    earlier, *later = compare.rows_of(table)
+    assert {name: value for name, value in earlier.items() if value} == row
+    assert [(r["minutes"], r["frechet"], r["auc"], r["at_a_time"]) for r in later] == [
+        *(("10", "10.0", "0.75", "80"), ("20", "10.0", "0.75", "80"))
+    ]
+    assert set(later[0]) == set(compare.COLUMNS)
+    assert "| best | 20 | 1 | - | 10 |" in show.table(show.curves(later))
+
+
+def test_rows_of_other_numbers_of_sounds_are_not_compared():
+    rows = [{"variant": "best", "at_a_time": "80"}, {"variant": "cgan", "at_a_time": "80"}]
+    assert show.numbers(rows) == "Frechet distance and coverage: of 80 sounds a row."
+    said = show.numbers([*rows, {"variant": "wavegan", "at_a_time": "43"}])
+    assert "cannot be compared between these rows (best: 80, cgan: 80, wavegan: 43 sounds)" in said
+
+
 @pytest.mark.slow
 def test_what_is_shown_are_the_scores(tmp_path, capsys, monkeypatch, small):
     rows = [

@@ -17,7 +17,7 @@ from varied_tones import CLASSES, varied_tones
 
 import config
 from soundgan import dataset, tensor_files
-from soundgan.audio import GriffinLim, read_clip
+from soundgan.audio import GriffinLim, Transform, read_clip
 from soundgan.evaluation import classifier
 from soundgan.evaluation import evaluator as references
 from soundgan.evaluation.evaluator import DRAWS, REAL, Evaluator, make_evaluator
@@ -242,6 +242,8 @@ DAMAGE = {
     "NaN": with_state(lambda state: state["training"]["x"].fill_(torch.nan)),
     "no sounds of judges": with_state(lambda state: state.pop("sides")),
     "NaN in those": with_state(lambda state: state["sides"]["unseen"].fill_(torch.nan)),
+    "other views": with_state(lambda state: state["areas"].pop("fine")),
+    "areas of another kind": with_state(lambda state: state.update(areas={"whole": ["high"]})),
     "sources of fewer": with_state(
         lambda state: state["sides"].update(sources=state["sides"]["sources"][1:])
     ),
@@ -269,7 +271,7 @@ def test_a_damaged_reference_is_said_and_is_not_used(
     assert said.endswith(") and will be made anew.\n")
     assert "\n" not in said[:-1]
     assert (empty.training, empty.unseen, empty.sides) == (None, None, None)
-    assert (empty.rows, empty.classifiers) == ({}, [])
+    assert (empty.rows, empty.areas, empty.classifiers) == ({}, {}, [])
 
 
 def test_a_reference_that_is_made_anew_gives_the_same_scores(
@@ -287,6 +289,51 @@ def test_a_reference_that_is_made_anew_gives_the_same_scores(
     assert tensor_files.read(path)["rows"] == whole["rows"]
     make_evaluator(cfg, clips, split, GriffinLim(cfg, CPU), CPU)
     assert "damaged" not in capsys.readouterr().out
+
+
+def test_classifiers_learn_from_equally_many_sounds_in_every_row(
+    scorer: tuple[Evaluator, Config], quick: None
+) -> None:
+    """Of a class with few clips, no more generated ones than there are real ones to learn from."""
+    evaluator, _ = scorer
+    assert evaluator.teaching.tolist() == [12, 12, 12]
+    known = evaluator.training
+    rows = [*range(5), *range(27, 81)]  # of the first class, five
+    fewer = replace(evaluator, training=known.subset(rows))
+    assert fewer.teaching.tolist() == [5, 12, 12]
+    sounds = measure(evaluator.cfg, fresh(evaluator), evaluator.labels)
+    taught = fewer.teach(sounds)
+    assert torch.bincount(taught.labels).tolist() == [5, 12, 12]
+    assert torch.equal(taught.x[:5], sounds.x[:5])
+
+
+def test_what_the_key_holds_is_the_same_in_every_process() -> None:
+    """No function is in it, whose text is where it lies in memory."""
+    assert " at 0x" not in repr(references._constants())
+
+
+def test_judges_know_the_sounds_through_the_vocoder(scorer: tuple[Evaluator, Config]) -> None:
+    """Each training clip, as it is vocoded alone, and its source; the unseen ones likewise."""
+    evaluator, cfg = scorer
+    vocoder, transform = GriffinLim(cfg, CPU), Transform(cfg)
+    clips = dataset.load(cfg, dataset.find_clips(cfg))
+    sides = evaluator.sides
+    assert sides.x.shape[0] == len(evaluator.training.labels) == 81
+    assert len(set(sides.sources.tolist())) == 81  # a file each
+    assert sides.most == sum(evaluator.counts)
+    for parts, rows in (
+        (dataset.recordings(clips, evaluator.split.training), sides.x),
+        (evaluator.split.held_out, sides.unseen),
+    ):
+        assert len(parts) == len(rows)
+        some = torch.stack([read_clip(cfg, r.path, r.number) for r in parts[:2]])
+        heard = measure(cfg, vocoder(transform(some)), torch.zeros(2, dtype=torch.long)).x
+        assert (heard - rows[:2]).abs().mean() < 0.02
+        assert (heard - rows[:2].flip(0)).abs().mean() > 0.2
+    rows = evaluator.rows
+    assert rows[references.ROUND_TRIP.format(REAL)]["auc"] == evaluator.areas["whole"].mean
+    assert 0.3 < evaluator.areas["whole"].mean < 0.7
+    assert rows[REAL]["auc"] > 0.9  # such a vocoder is told
 
 
 def test_every_row_is_of_equally_many_sounds(
@@ -316,6 +363,7 @@ def test_every_row_is_of_equally_many_sounds(
     )
     scores = score_waves(evaluator, fresh(evaluator))
     assert "of 36 sounds at a time" in scores["notes"][0]
+    assert scores["at_a_time"] == 36
     assert [row["clips"] for row in scores["rows"].values()] == [36, 60, 60]
     # Another file under the same name is another evaluator.
     assert len(list(cfg.cache_dir.glob("evaluator-*"))) == 2

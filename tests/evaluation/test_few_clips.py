@@ -23,6 +23,7 @@ from train import train
 ALWAYS = {"silent", "clipped"}  # figures that need nothing but the sounds themselves
 DISTANCES = {"frechet", "kernel", "kernel_low", "kernel_high", "density", "coverage", "sliced"}
 OF_CLASSES = {"accuracy", "inception", "cas"}
+AREAS = {"auc", "auc_low", "auc_high"}  # of 50 clips or so
 
 
 @pytest.fixture
@@ -83,8 +84,8 @@ def has(content: dict, row: str = GENERATED) -> set[str]:
         ({"low": 2}, 2, ALWAYS | DISTANCES | {"diversity"}),
         ({"low": 1, "mid": 1, "high": 1}, 2, ALWAYS | DISTANCES | OF_CLASSES),
         ({"low": 2, "mid": 1}, 1, ALWAYS | DISTANCES | OF_CLASSES | {"diversity"}),
-        ({"low": 1, "mid": 30}, 4, set(SCORES)),
-        ({"low": 21}, 4, set(SCORES) - OF_CLASSES),
+        ({"low": 1, "mid": 30}, 4, set(SCORES) - AREAS),
+        ({"low": 21}, 4, set(SCORES) - OF_CLASSES - AREAS),
     ],
 )
 def test_few_clips_are_trained_on_and_scored(
@@ -99,8 +100,12 @@ def test_few_clips_are_trained_on_and_scored(
     cfg = replace(small, data_dir=bring(tmp_path / "few", **counts))
     content = scored(cfg, batch_size)
     assert has(content) == expected
-    lacking = [note for note in content["notes"] if note.startswith("No figure for")]
-    assert bool(lacking) == (not expected >= DISTANCES | {"diversity"})
+    (lacking,) = [note for note in content["notes"] if note.startswith("No figure for")]
+    named = set(lacking.partition(":")[0].removeprefix("No figure for ").split(", "))
+    assert named & (DISTANCES | {"diversity"} | AREAS) == (
+        (DISTANCES | {"diversity"} | AREAS) - expected
+    )
+    assert content["give_away"] == {}
     said = capsys.readouterr().out
     if expected == ALWAYS:
         assert "Scores after epoch 2: there are too few clips for figures." in said

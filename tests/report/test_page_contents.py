@@ -36,6 +36,26 @@ def test_scores_and_their_marks(opened, tmp_path):
     assert tab.locator("#commands code").last.inner_text().endswith("--count 8 --weights best")
 
 
+def test_what_gives_sounds_away(opened, tmp_path):
+    tab = opened(report.write_page(make_run(tmp_path / "run")))
+    table = tab.get_by_role("table", name="What gives them away")
+    assert texts(table.locator("thead th")) == [
+        *("what judges are shown", "generated", "real", "0.5 to 1")
+    ]
+    assert [texts(row.locator("th, td"))[:3] for row in table.locator("tbody tr").all()] == [
+        ["everything", "0.930\n0.900 to 0.950", "0.520\n0.490 to 0.540"],
+        [f"only {NASTY}", "0.500", "0.250"],
+    ]
+    bars = table.locator(".bar")
+    shares = [
+        [bar.evaluate(f"bar => bar.style.getPropertyValue('{name}')") for bar in bars.all()]
+        for name in ("--own", "--real")
+    ]
+    # Of the way from 0.5 to 1, and never less than nothing.
+    assert [[round(float(share[:-1]), 6) for share in each] for each in shares] == [[86, 0], [4, 0]]
+    assert "0.5 is chance" in " ".join(texts(tab.locator("#scores p")))
+
+
 def test_a_table_is_sorted_from_the_keyboard(opened, tmp_path):
     tab = opened(report.write_page(make_run(tmp_path / "run")))
     table = tab.get_by_role("table", name="Generated, by class")
