@@ -36,6 +36,7 @@ ABOUT, WEIGHTS = "istft.json", "istft.safetensors"
 DIGEST = "blake2b"  # of the weights and what is said of them, in the header of WEIGHTS
 KERNEL, EXPANSION = 7, 3  # of the blocks
 NOISE = 16  # channels of noise beside the mels
+WIDE = 16  # frequencies in a band above all mel bands
 FLOOR = 1e-5  # of mels before their logarithm
 MOST_CHANGE = 6.0  # of log magnitudes, nepers
 MOST_WEIGHTS = 10**8
@@ -83,6 +84,7 @@ class Network(nn.Module):
         frequencies = sound.n_fft // 2 + 1
         bands = torchaudio.functional.melscale_fbanks(n_freqs=frequencies, **mel_bands(sound))
         self.bank = Bank(bands, sound.power)
+        self.every_bank = Bank(with_bands_above(bands), sound.power)
         self.short_time = ShortTime(sound.n_fft, sound.hop)
         self.first = nn.Conv1d(sound.n_mels + NOISE, size.width, KERNEL, padding=KERNEL // 2)
         self.first_norm = nn.LayerNorm(size.width)
@@ -126,16 +128,23 @@ class Network(nn.Module):
         return self._refined(spectrum, mels)
 
     def _refined(self, spectrum: Tensor, mels: Tensor) -> Tensor:
-        """A few iterations of Griffin-Lim; frequencies above all bands stay as the network has
-        them."""
-        top = self.bank.top
-        above = spectrum[..., top:]
-        toward = Mels(self.bank, mels)
+        """A few iterations of Griffin-Lim from a spectrum `(B, T, F)`.
 
-        def project(ahead: Tensor) -> Tensor:
-            return torch.cat([toward(ahead[..., :top].contiguous()), above], dim=2)
+        Above all mel bands, what the network's own sound has there is followed in bands, too.
+        """
+        own = self.short_time(self.short_time.inverse(spectrum))
+        above = self.every_bank.of(own)[..., mels.shape[2] :]
+        toward = Mels(self.every_bank, torch.cat([mels, above], dim=2))
+        return retrieve(self.short_time, toward, spectrum, self.size.iterations, MOMENTUM)
 
-        return retrieve(self.short_time, project, spectrum, self.size.iterations, MOMENTUM)
+
+def with_bands_above(bands: Tensor) -> Tensor:
+    """Mel bands `(F, M)`, and bands of WIDE frequencies above them, `(F, M + E)`: E is 0 where
+    there is none."""
+    top = int(bands.sum(1).gt(0).nonzero()[-1]) + 1
+    groups = torch.arange(len(bands) - top) // WIDE
+    above = nn.functional.one_hot(groups, int(groups[-1]) + 1) if len(groups) else bands[top:, :0]
+    return torch.cat([bands, nn.functional.pad(above.float(), (0, 0, top, 0))], dim=1)
 
 
 def count(sound: Spectrogram, size: Size) -> int:

@@ -154,7 +154,7 @@ class IstftOptions(Common):
     """Channels of the network."""
     blocks: int = 6
     """ConvNeXt blocks of the network."""
-    iterations: int = 16
+    iterations: int = 64
     """Iterations of Griffin-Lim from the network's spectrum, whenever it is played."""
 
 
