@@ -162,6 +162,8 @@ def _without_nan(value: object) -> object:
 def in_short(epoch: int, scores: dict) -> str:
     """The figures that matter most in one line, each with that of unseen real sounds."""
     made, real = list(scores["rows"].values())[:2]
+    if whole := scores.get("give_away", {}).get(give_away.WHOLE):  # not how well a vocoder is told
+        real = real | {"auc": whole[give_away.REAL]}
     figures = [
         f"{name} {made[name]:.3g} ({_cell(real[name])})"
         for name in HEADLINE

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 
 import pytest
 from page_parts import cell, chosen, plays, texts, until
-from run_folders import NASTY, make_run, make_set
+from run_folders import NASTY, SCORES, make_run, make_set
 
 from soundgan import report
 
 pytest_plugins = ["page_browser"]
 pytestmark = pytest.mark.slow
+
+AREAS = SCORES | {
+    "headline": ["auc"],
+    "rows": {
+        "generated": {"clips": 40, "auc": 0.93},
+        "held-out real": {"clips": 4, "auc": 0.78},
+        "held-out real, through the vocoder": {"clips": 4, "auc": 0.52},
+    },
+}
 
 
 # ---- numbers ------------------------------------------------------------------------------------
@@ -37,7 +47,8 @@ def test_scores_and_their_marks(opened, tmp_path):
 
 
 def test_what_gives_sounds_away(opened, tmp_path):
-    tab = opened(report.write_page(make_run(tmp_path / "run")))
+    run_dir = make_run(tmp_path / "run")
+    tab = opened(report.write_page(run_dir))
     table = tab.get_by_role("table", name="What gives them away")
     assert texts(table.locator("thead th")) == [
         *("what judges are shown", "generated", "real", "0.5 to 1")
@@ -53,6 +64,10 @@ def test_what_gives_sounds_away(opened, tmp_path):
     ]
     # Of the way from 0.5 to 1, and never less than nothing.
     assert [[round(float(share[:-1]), 6) for share in each] for each in shares] == [[86, 0], [4, 0]]
+    # Beside real sounds of other sources, in the figures at the head of the page.
+    (run_dir / "scores.json").write_text(json.dumps(AREAS))
+    tab = opened(report.write_page(run_dir))
+    assert texts(tab.locator("#figures div")) == ["auc\n0.930\nreal 0.520"]
     assert "0.5 is chance" in " ".join(texts(tab.locator("#scores p")))
 
 

@@ -50,6 +50,16 @@ def test_runs_stand_side_by_side(opened, tmp_path):
     assert tab.locator("h1").inner_text() == "two #2"
 
 
+@pytest.mark.parametrize(("numbers", "said"), [((43, 80), True), ((43, 43), False)])
+def test_runs_of_unequal_numbers_of_sounds(opened, tmp_path, numbers, said):
+    for k, number in enumerate(numbers):
+        make_run(tmp_path / f"run {k}", epochs=(1,), scores=SCORES | {"at_a_time": number})
+    tab = opened(report.write_overview(tmp_path))
+    notes = [text for text in texts(tab.locator("#scores p")) if "(43, 80)" in text]
+    assert len(notes) == said
+    assert all("compare them only between runs of equally many" in note for note in notes)
+
+
 def test_of_many_runs_some_are_chosen(opened, tmp_path):
     for k in range(6):
         make_run(tmp_path / f"run {k}", epochs=(1,), scores=None)

@@ -162,6 +162,25 @@ def test_damaged_rows_among_the_checkpoints_are_not_gone_by(small: Config, capsy
     assert (small.run_dir / "scores.csv").read_bytes() == whole
 
 
+def test_rows_of_before_a_figure_was_added_are_gone_on_with(small: Config, monkeypatch) -> None:
+    """scores.csv and the rows among the checkpoints lack it: it is empty there, and they stay."""
+    older = tuple(name for name in SCORES if not name.startswith("auc"))
+    monkeypatch.setattr(score_log.scores, "SCORES", older)
+    kept(small, [4.0, 3.5])
+    monkeypatch.undo()
+    log = ScoreLog.open_log(small, 2)
+    assert [(row["epoch"], row["kernel"]) for row in log.rows] == [(1, 4.0), (2, 3.5)]
+    assert all(math.isnan(row["auc"]) for row in log.rows)
+    log.add(dict.fromkeys(COLUMNS, 0.5) | {"epoch": 3})
+    log.write()
+    ScoreLog.keep_rows(small, log)
+    again = ScoreLog.open_log(small, 3)
+    assert [row["auc"] for row in again.rows][2] == 0.5
+    assert [row["kernel"] for row in again.rows] == [4.0, 3.5, 0.5]
+    assert not (small.run_dir / "scores.old1.csv").exists()
+    assert (small.run_dir / "scores.csv").read_text().splitlines()[0].split(",") == [*COLUMNS]
+
+
 def test_a_run_that_goes_back_has_no_later_rows(small: Config) -> None:
     kept(small, [4.0, 3.5])
     ScoreLog.keep_rows(small, ScoreLog.open_log(small, 1))
