@@ -242,6 +242,8 @@ BEST = Config(
         patch=4,
         style_dim=192,
         output_range=(-11.512925464970229, 4.0),  # ln 1e-5, the floor of the log-mels
+        denoiser_channels=(48, 96),
+        denoiser_noise=1.5,
     ),
     critic=ProjectionCritic(channels=(48, 96, 160), patch=4, features=256, augment=0.6),
     objective=Relativistic(r1_r2_weight=100.0, r1_r2_every=4, class_weight=0.1, latent_weight=1.0),

@@ -112,12 +112,13 @@ def generator_step(run: Run, real: Tensor, labels: Tensor) -> Tensor:
         output = run.critic.outputs(augment(fake, cfg.critic.augment), labels)
         if objective.relative:
             on_real = run.critic(augment(real, cfg.critic.augment), labels).to(real.dtype)
+        denoising = run.generator.denoising_loss(real, labels)  # apart: of weights of its own
     l1 = torch.zeros((), device=run.device)
     if objective.l1_weight:  # real clips of the same labels stand beside the generated ones
         l1 = l1_loss(fake.to(real.dtype), real)
     loss = objective.generator_loss(output.scores.to(real.dtype), on_real)
     loss = loss + objective.l1_weight * l1
-    loss = loss + objective.auxiliary_loss(output, labels, z)
+    loss = loss + objective.auxiliary_loss(output, labels, z) + denoising
     norm = update(run, run.generator, run.generator_optimiser, loss)
     run.critic.requires_grad_(True)
     if run.average:

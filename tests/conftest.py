@@ -91,6 +91,8 @@ def shrunk(cfg: Config, data: Path, outputs: Path) -> Config:
     for name in ("generator.norm_groups", "critic.norm_groups"):
         if name in config_io.flat(cfg):
             changes[name] = 4
+    if cfg.recipe == "best":
+        changes |= {"generator.denoiser_channels": (8, 16), "generator.denoiser_steps": 3}
     if "critic.dropout" in config_io.flat(cfg):
         changes["critic.dropout"] = cfg.critic.dropout[:2]
     return config_io.change(cfg, changes)

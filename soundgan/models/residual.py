@@ -9,8 +9,9 @@ mel bands, T frames, W the length of the style code; `t` is the width of the sma
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
@@ -20,10 +21,12 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, embedding, interpolate, leaky_relu, pixel_shuffle
 
 from soundgan import settings
-from soundgan.models import layers
+from soundgan.models import denoiser, layers, noise
 from soundgan.models.layers import SLOPE
 from soundgan.parts import Need, within
 from soundgan.settings import MOST_CHANNELS, Config
+
+Draw = Callable[[Tensor], Tensor]  # noise for the places of a map
 
 HALF = math.sqrt(0.5)  # keeps the variance where two paths are added
 
@@ -45,6 +48,13 @@ class ResidualGenerator(settings.Generator):
     """Length of the style code that scales and shifts the norms."""
     output_range: tuple[float, float]
     """Range that the output is clamped to."""
+    denoiser_channels: tuple[int, ...] = ()
+    """Channels of the two maps of a denoiser, which learns fine structure from the real clips and
+    gives it to generated ones (SDEdit); (): none."""
+    denoiser_noise: float = 1.0
+    """Deviation (nepers) of the noise that hides what a denoiser makes anew; more: coarser."""
+    denoiser_steps: int = 12
+    """Steps in which it removes the noise; more: finer, slower."""
 
     def build(self, cfg: Config, num_classes: int) -> nn.Module:
         return Generator(cfg, num_classes)
@@ -55,10 +65,14 @@ class ResidualGenerator(settings.Generator):
         mapping += num_classes * cfg.latent_dim
         blocks = sum((17 * a + 9 * b) * b for a, b in pairwise(self.channels))
         styles = 4 * self.style_dim * sum(self.channels)
-        return 2 * cfg.latent_dim * base + mapping + blocks + styles
+        own = 0
+        if self.denoiser_channels:
+            own = denoiser.size(cfg.sound.n_mels, num_classes, self.denoiser_channels)
+        return 2 * cfg.latent_dim * base + mapping + blocks + styles + own
 
     def check(self, cfg: Config, need: Need) -> None:
         _check_blocks(self, cfg, need)
+        self._check_denoiser(cfg, need)
         super().check(cfg, need)
         within(self, need, 1, MOST_CHANNELS, ["norm_groups", "style_dim"])
         grouped = all(c % self.norm_groups == 0 for c in self.channels)
@@ -66,6 +80,20 @@ class ResidualGenerator(settings.Generator):
         ends = self.output_range or ()
         rising = len(ends) == 2 and ends[0] < ends[1]
         need(rising, "output_range", "must be two rising numbers")
+
+    def _check_denoiser(self, cfg: Config, need: Need) -> None:
+        within(self, need, 2 * denoiser.FINEST, 100, ["denoiser_noise"])
+        within(self, need, 1, 1000, ["denoiser_steps"])
+        if not self.denoiser_channels:
+            return
+        two = len(self.denoiser_channels) == 2 and all(
+            0 < c <= MOST_CHANNELS and c % denoiser.GROUPS == 0 for c in self.denoiser_channels
+        )
+        said = f"must be two multiples of {denoiser.GROUPS} up to {MOST_CHANNELS}, or none"
+        need(two, "denoiser_channels", said)
+        natural = cfg.sound.compression == "ln"
+        said = "are for natural logarithms (sound.compression ln): none otherwise"
+        need(natural, "denoiser_channels", said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,19 +189,12 @@ class Up(nn.Module):
         # What is random in a texture need not come from z (Karras et al. 2019, section 3.2).
         self.noise = nn.Parameter(torch.zeros(c_out, 1, 1))
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+    def forward(self, x: Tensor, style: Tensor, draw: Draw) -> Tensor:
         h = self.wide(leaky_relu(self.first(x, style), SLOPE))
-        h = torch.addcmul(h, self.noise, self._draw(h[:, :1]))
+        h = torch.addcmul(h, self.noise, draw(h[:, :1]))
         h = self.fine(leaky_relu(self.second(h, style), SLOPE))
         past = interpolate(self.past(x), scale_factor=2, mode="bilinear")
         return (h + past) * HALF
-
-    def _draw(self, like: Tensor) -> Tensor:
-        """Noise `(B, 1, m, t)`; in evaluation the same every time, and no one else's numbers."""
-        if self.training:
-            return torch.randn_like(like)
-        fixed = torch.Generator(like.device).manual_seed(0)
-        return torch.randn(like.shape, generator=fixed, dtype=like.dtype, device=like.device)
 
 
 class Generator(nn.Module):
@@ -187,7 +208,8 @@ class Generator(nn.Module):
     def __init__(self, cfg: Config, num_classes: int) -> None:
         super().__init__()
         own, channels = cfg.generator, cfg.generator.channels
-        width, self.patch = own.style_dim, own.patch
+        self.width = width = own.style_dim
+        self.patch = own.patch
         self.base = (channels[0], *smallest_map(cfg, own.patch, len(channels)))
         self.output_range = own.output_range
         self.embedding = nn.Embedding(num_classes if cfg.conditional else 1, cfg.latent_dim)
@@ -202,26 +224,67 @@ class Generator(nn.Module):
         self.last = Styled(channels[-1], width, own.norm_groups)
         self.to_patches = nn.Conv2d(channels[-1], self.patch**2, 3, padding=1)
         self.standardise = layers.Standardise(cfg.sound.n_mels)
+        self.field = noise.Field()
+        self.denoiser, self.steps = None, own.denoiser_steps
+        if own.denoiser_channels:
+            self.denoiser = denoiser.Denoiser(
+                cfg.sound.n_mels,
+                self.embedding.num_embeddings,
+                own.denoiser_channels,
+                own.denoiser_noise,
+            )
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         return self.unfold(self.fold(z, labels))
 
+    def denoising_loss(self, real: Tensor, labels: Tensor) -> Tensor | float:
+        """What the denoiser, if there is one, learns from real clips `(B, 1, M, T)`: a scalar."""
+        if self.denoiser is None:
+            return 0.0
+        return self.denoiser.loss(real, self._known(labels))
+
+    def _known(self, labels: Tensor) -> Tensor:
+        """Labels as the embeddings have them: where there are no classes, all are one."""
+        return torch.zeros_like(labels) if self.embedding.num_embeddings == 1 else labels
+
     def fold(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Latents -> the smallest maps and, in further channels, their style `(B, C + W, m, t)`."""
-        if self.embedding.num_embeddings == 1:
-            labels = torch.zeros_like(labels)
-        z = torch.cat([z, self.embedding(labels)], dim=1)
-        x = self.start(z).unflatten(1, self.base)  # (B, C, m, t)
-        style = self.mapping(z)[..., None, None].expand(-1, -1, *x.shape[2:])
-        return torch.cat([x, style], dim=1)
+        """Latents -> the smallest maps, and in further channels their style `(B, C + W, m, t)`.
+
+        In evaluation three more say where the noise begins, and the label: `(B, C + W + 3, m, t)`.
+        """
+        labels = self._known(labels)
+        both = torch.cat([z, self.embedding(labels)], dim=1)
+        x = self.start(both).unflatten(1, self.base)  # (B, C, m, t)
+        beside = [self.mapping(both)]
+        if not self.training:
+            beside += [noise.keys(z), labels[:, None].to(z.dtype)]
+        return torch.cat([x, *(b[..., None, None].expand(-1, -1, *x.shape[2:]) for b in beside)], 1)
 
     def unfold(self, x: Tensor) -> Tensor:
-        """Smallest maps and styles `(B, C + W, m, t)`, of any length -> clips `(B, 1, M, T)`."""
-        x, style = x[:, : self.base[0]], x[:, self.base[0] :, :1]
+        """Smallest maps and styles, of any length -> clips `(B, 1, M, T)`.
+
+        In evaluation the noise of each place is that of the first latent's part of the field, and
+        a denoiser makes the fine structure.
+        """
+        channels, width = self.base[0], self.width
+        x, style, rest = x.tensor_split((channels, channels + width), dim=1)
+        style, keys, layer = style[:, :, :1], rest[:, :2, 0, 0], itertools.count()
+
+        def draw(like: Tensor) -> Tensor:
+            """Noise `(B, 1, m, t)` of a map of this size."""
+            if self.training:
+                return torch.randn_like(like)
+            return self.field(keys, next(layer), *like.shape[2:]).to(like.dtype)
+
         for block in self.blocks:
-            x = block(x, style)
+            x = block(x, style, draw)
         x = self.to_patches(leaky_relu(self.last(x, style), SLOPE))
-        return self.standardise.inverse(pixel_shuffle(x, self.patch)).clamp(*self.output_range)
+        x = self.standardise.inverse(pixel_shuffle(x, self.patch)).clamp(*self.output_range)
+        if self.denoiser is None or self.training:
+            return x
+        labels = rest[:, 2, 0, 0].long()
+        x = self.denoiser.refine(x, labels, draw(x), self.steps)
+        return x.clamp(*self.output_range)
 
 
 # ---- critic -------------------------------------------------------------------------------------

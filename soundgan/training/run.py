@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from soundgan import config_io, dataset, models
 from soundgan.errors import UserError
 from soundgan.files import nfc
+from soundgan.models.layers import Standardise
 from soundgan.settings import Config
 from soundgan.training import checkpoints, distributed
 from soundgan.training.log import misfit_of_log
@@ -109,9 +110,11 @@ class Run:
     def standardise(self, clips: dataset.Clips, rows: np.ndarray) -> None:
         """Set the networks' mean and deviation of each band to those of the clips `rows`."""
         mean, deviation = map(torch.from_numpy, dataset.band_statistics(clips, rows))  # (M, 1)
-        for network in self.networks:
-            network.standardise.mean.copy_(mean)
-            network.standardise.deviation.copy_(deviation)
+        inside = (layer for network in self.networks for layer in network.modules())
+        for layer in inside:
+            if isinstance(layer, Standardise):
+                layer.mean.copy_(mean)
+                layer.deviation.copy_(deviation)
 
     def state(self) -> dict:
         """The content of a checkpoint."""

@@ -32,7 +32,7 @@ COUNTS = {  # generator, critic, at 10 classes
     "frequency-quest": (5_235_873, 1_181_153),
     "lofi-wgan": (14_789_058, 4_434_433),
     "wavegan": (19_065_345, 17_427_969),
-    "best": (1_874_224, 1_100_682),
+    "best": (2_430_724, 1_100_682),
 }
 
 
