@@ -38,7 +38,7 @@ AROUND = 9  # frames whose mean is taken away before that
 POWER = 1e-2  # added to powers before the logarithm: of rounding, and of silence
 DEVIATION = 1e-3  # added to deviations, of features that are constant
 RIDGE = 0.01  # regularisation of the least squares, where the kernel of a feature vector is about 1
-AT_A_TIME = 64  # sounds whose features are computed at once
+AT_A_TIME = 16  # sounds whose features are computed at once
 
 
 # ---- what a judge sees --------------------------------------------------------------------------
