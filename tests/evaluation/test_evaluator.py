@@ -21,7 +21,8 @@ from soundgan.audio import GriffinLim, Transform, read_clip
 from soundgan.evaluation import classifier
 from soundgan.evaluation import evaluator as references
 from soundgan.evaluation.evaluator import DRAWS, REAL, Evaluator, make_evaluator
-from soundgan.evaluation.features import measure
+from soundgan.evaluation.features import SoundSet, measure
+from soundgan.evaluation.metrics import Comparison
 from soundgan.evaluation.scores import COPY_Z, GENERATED, score_waves
 from soundgan.settings import Config
 
@@ -292,7 +293,7 @@ def test_a_reference_that_is_made_anew_gives_the_same_scores(
 
 
 def test_classifiers_learn_from_equally_many_sounds_in_every_row(
-    scorer: tuple[Evaluator, Config], quick: None
+    scorer: tuple[Evaluator, Config], quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a class with few clips, no more generated ones than there are real ones to learn from."""
     evaluator, _ = scorer
@@ -305,6 +306,16 @@ def test_classifiers_learn_from_equally_many_sounds_in_every_row(
     taught = fewer.teach(sounds)
     assert torch.bincount(taught.labels).tolist() == [5, 12, 12]
     assert torch.equal(taught.x[:5], sounds.x[:5])
+    learnt = []
+    compare = Evaluator.compare
+
+    def noted(self: Evaluator, sounds: SoundSet, intended: bool, *rest: object) -> Comparison:
+        learnt.append(torch.bincount(rest[0].labels).tolist())
+        return compare(self, sounds, intended, *rest)
+
+    monkeypatch.setattr(Evaluator, "compare", noted)
+    score_waves(fewer, fresh(evaluator))
+    assert learnt == [[5, 12, 12]]
 
 
 def test_what_the_key_holds_is_the_same_in_every_process() -> None:

@@ -188,12 +188,16 @@ def test_sources_stay_apart(held_out: bool) -> None:
     ]
 
 
-def test_a_source_on_both_sides_would_be_seen(sides: Sides) -> None:
-    """What keeps takes apart is worth something: real sounds whose takes are on both sides are
-    taken for more alike than they are."""
-    rows = divide(sides, (0, 0))
-    assert not set(rows.other // TAKES) & set(rows.other_tried // TAKES)
-    assert not set(rows.real // TAKES) & set(np.r_[rows.other, rows.other_tried] // TAKES)
+def test_takes_of_a_source_on_both_sides_would_be_taken_for_a_give_away(sides: Sides) -> None:
+    """What keeping them apart is worth: others whose takes are learnt from and tried are known."""
+    takes = single(CLIPS // 12, 3).repeat_interleave(12, 0)  # twelve of each source, all equal
+    sources = torch.arange(CLIPS)
+    apart, mixed = (
+        two_sample(Sides(sides.x, of, sides.unseen, sides.most), takes, paired=True).mean
+        for of in (sources // 12, sources)
+    )
+    assert 0.3 < apart < 0.7
+    assert mixed > 0.95
 
 
 @pytest.mark.parametrize("most", [30, 60, 1000])
