@@ -30,9 +30,7 @@ class Field(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        numbers = torch.randn(
-            FIELD, generator=torch.Generator("cpu").manual_seed(0), device="cpu"
-        )
+        numbers = torch.randn(FIELD, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         self.register_buffer("numbers", numbers, persistent=False)
 
     def forward(self, keys: Tensor, layer: int, bands: int, frames: int) -> Tensor:
