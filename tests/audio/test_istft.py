@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refused_vocoders import refuses
 from safetensors.torch import load, save
 
 import config
@@ -108,17 +109,6 @@ def test_a_folder_plays(default, folder):
     assert note == ""
     clips = torch.randn(2, 1, 80, 30, generator=torch.Generator().manual_seed(0)) - 5
     torch.testing.assert_close(vocoder(clips), network(default).play(clips[:, 0]))
-
-
-def refuses(cfg: Config, *parts: str) -> None:
-    with pytest.raises(audio.BadVocoder) as error:
-        audio.open_vocoder(cfg, CPU)
-    vocoder, note = audio.load_vocoder(cfg, CPU)
-    assert isinstance(vocoder, audio.GriffinLim)
-    for part in parts:
-        assert part in str(error.value)
-        assert part in note
-    assert "\n" not in note
 
 
 @pytest.mark.parametrize(

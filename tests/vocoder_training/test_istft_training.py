@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,13 +9,14 @@ from functools import partial
 import pytest
 import torch
 from conftest import weights
+from stopped import stopped_after
 from test_vocoder_training import same
 
 import config
 import train_vocoder
 from soundgan import audio
 from soundgan.config_io import change
-from soundgan.errors import Interrupted, UserError
+from soundgan.errors import UserError
 from soundgan.settings import Config
 from soundgan.training.checkpoints import find_checkpoint, save_checkpoint
 from soundgan.training.log import read_log
@@ -138,17 +137,8 @@ def test_it_learns_and_its_runs_can_play_through_it(options, train, recipe):
 def test_a_stopped_run_is_the_same_run(options, train, monkeypatch, adversarial):
     options = replace(options, adversarial_weight=adversarial)
     whole = train(replace(options, run_name="whole"))
-    full_step = training.full_step
-
-    def stopping(run: Run, x: torch.Tensor) -> torch.Tensor:
-        if run.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return full_step(run, x)
-
-    monkeypatch.setattr(training, "full_step", stopping)
-    with pytest.raises(Interrupted, match="after step 3"):
+    with stopped_after(3, monkeypatch):
         train(options)
-    monkeypatch.undo()
     parts = train(options)
     states = [find_checkpoint(run.run_dir).state for run in (whole, parts)]
     assert ("critic" in states[0]) == (adversarial > 0)

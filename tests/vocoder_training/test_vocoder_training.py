@@ -18,6 +18,7 @@ import soundfile
 import torch
 from conftest import weights
 from speechbrain.lobes.models import HifiGAN as hifigan
+from stopped import stopped_after
 
 import config
 import train_vocoder
@@ -213,15 +214,7 @@ def test_a_stopped_run_is_the_same_run(options, train, monkeypatch):
 @pytest.mark.slow
 def test_fewer_clips_than_before_are_trained_on(options, train, sounds, monkeypatch):
     """Stopped after more steps of an epoch than an epoch has when the run is continued."""
-    full_step = training.full_step
-
-    def stopping(run: Run, x: torch.Tensor) -> torch.Tensor:
-        if run.step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return full_step(run, x)
-
-    monkeypatch.setattr(training, "full_step", stopping)
-    with pytest.raises(Interrupted, match="after step 2"):
+    with stopped_after(2, monkeypatch):
         train(options)
     for path in [p for p in sounds.rglob("*.wav") if int(p.stem) > 1]:
         path.unlink()
