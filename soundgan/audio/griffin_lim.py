@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+MOMENTUM = 0.95  # with which vocoders play; docs/vocoders.md compares others
 TINY = 1e-30  # under roots and quotients of float32
 MOST_GAIN = 1e4  # of one iteration and band
 

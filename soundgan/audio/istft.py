@@ -19,15 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchaudio
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from soundgan import files
 from soundgan.audio import hifigan
-from soundgan.audio.griffin_lim import Bank, Mels, ShortTime, retrieve
-from soundgan.audio.transform import expand, mel_bands
+from soundgan.audio.griffin_lim import MOMENTUM, Bank, Mels, ShortTime, retrieve
+from soundgan.audio.transform import expand, filter_bank
 from soundgan.config_io import read_json
 from soundgan.parts import shown
 from soundgan.settings import Config, Spectrogram
@@ -41,7 +40,6 @@ FLOOR = 1e-5  # of mels before their logarithm
 MOST_CHANGE = 6.0  # of log magnitudes, nepers
 MOST_WEIGHTS = 10**8
 RANGES = {"width": (8, 4096), "blocks": (1, 64), "iterations": (0, 1000)}
-MOMENTUM = 0.95  # of the iterations of Griffin-Lim after it
 GRID = (
     *("sample_rate", "n_fft", "hop", "n_mels", "f_min", "f_max", "mel_scale", "mel_norm", "power"),
     *("compression", "compression_constant"),
@@ -81,8 +79,7 @@ class Network(nn.Module):
         super().__init__()
         sound = cfg.sound
         self.cfg, self.size = cfg, size
-        frequencies = sound.n_fft // 2 + 1
-        bands = torchaudio.functional.melscale_fbanks(n_freqs=frequencies, **mel_bands(sound))
+        bands = filter_bank(sound)  # (F, M)
         self.bank = Bank(bands, sound.power)
         self.every_bank = Bank(with_bands_above(bands), sound.power)
         self.short_time = ShortTime(sound.n_fft, sound.hop)
@@ -90,7 +87,7 @@ class Network(nn.Module):
         self.first_norm = nn.LayerNorm(size.width)
         self.blocks = nn.ModuleList(Block(size.width, 1 / size.blocks) for _ in range(size.blocks))
         self.last_norm = nn.LayerNorm(size.width)
-        self.head = nn.Linear(size.width, 2 * frequencies)
+        self.head = nn.Linear(size.width, 2 * len(bands))
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 

@@ -25,10 +25,7 @@ class Transform(nn.Module):
         super().__init__()
         self.cfg, self.sound = cfg, cfg.sound
         if not self.sound.raw:
-            bands = torchaudio.functional.melscale_fbanks(
-                n_freqs=self.sound.n_fft // 2 + 1, **mel_bands(self.sound)
-            )
-            self.register_buffer("bands", bands)  # (n_fft / 2 + 1, M)
+            self.register_buffer("bands", filter_bank(self.sound))  # (n_fft / 2 + 1, M)
             self.register_buffer("window", torch.hann_window(self.sound.n_fft))
 
     def forward(self, wave: Tensor) -> Tensor:
@@ -66,6 +63,12 @@ def mel_bands(sound: Spectrogram) -> dict:
         "norm": None if sound.mel_norm == "none" else sound.mel_norm,
         "mel_scale": sound.mel_scale,
     }
+
+
+def filter_bank(sound: Spectrogram) -> Tensor:
+    """Weight of each frequency of the Fourier transform in each mel band, `(n_fft / 2 + 1, M)`."""
+    count = sound.n_fft // 2 + 1
+    return torchaudio.functional.melscale_fbanks(n_freqs=count, **mel_bands(sound))
 
 
 def compress(mel: Tensor, cfg: Config) -> Tensor:

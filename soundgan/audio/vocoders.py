@@ -10,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 from soundgan import packages
 from soundgan.audio import bigvgan, griffin_lim, hifigan, istft
-from soundgan.audio.transform import expand, mel_bands
+from soundgan.audio.transform import expand, filter_bank
 from soundgan.settings import GRIFFIN_LIM, LIBROSA, NO_VOCODER, Config
 
 GRIFFIN_LIM_ITERATIONS = 64
-GRIFFIN_LIM_MOMENTUM = 0.95
 LIBROSA_ITERATIONS = 32
 RESTORED_PEAK = 0.7  # of sounds from spectrograms that know no level (-3 dBFS)
 VOCODER_BATCH = 16  # clips vocoded at a time: bounds memory when many are wanted
@@ -90,10 +88,7 @@ class GriffinLim(Vocoder):
     def __init__(self, cfg: Config, device: torch.device) -> None:
         super().__init__(cfg, device)
         sound = self.sound
-        bands = torchaudio.functional.melscale_fbanks(
-            n_freqs=sound.n_fft // 2 + 1, **mel_bands(sound)
-        )
-        self.bank = griffin_lim.Bank(bands, sound.power).to(device)
+        self.bank = griffin_lim.Bank(filter_bank(sound), sound.power).to(device)
         self.short_time = griffin_lim.ShortTime(sound.n_fft, sound.hop).to(device)
 
     def decode(self, x: Tensor) -> Tensor:
@@ -112,7 +107,7 @@ class GriffinLim(Vocoder):
             griffin_lim.Mels(self.bank, mels),
             start,
             GRIFFIN_LIM_ITERATIONS,
-            GRIFFIN_LIM_MOMENTUM,
+            griffin_lim.MOMENTUM,
         )
 
 

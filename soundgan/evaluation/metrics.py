@@ -255,19 +255,19 @@ METRICS = {  # in the order of the columns of scores.csv
     ),
     "auc": Metric(
         lambda comparison: comparison.area and comparison.area.mean,
-        "how often a network that was trained to tell these from real sounds through the vocoder "
-        "ranks a real one higher; 0.5: it cannot tell, 1: it always can",
+        "how often judges that learnt to tell these from real sounds through the vocoder rank a "
+        "real one higher; 0.5: they cannot tell, 1: they always can",
         of="comparison",
         headline=True,
     ),
     "auc_low": Metric(
         lambda comparison: comparison.area and comparison.area.low,
-        "the same of the network that tells them worst",
+        "the lowest of three such figures",
         of="comparison",
     ),
     "auc_high": Metric(
         lambda comparison: comparison.area and comparison.area.high,
-        "the same of the network that tells them best",
+        "the highest of them",
         of="comparison",
     ),
     "copy_ratio": Metric(

@@ -11,6 +11,7 @@ import torch
 from conftest import weights
 from stopped import stopped_after
 from test_vocoder_training import same
+from tiny import tiny
 
 import config
 import train_vocoder
@@ -18,7 +19,7 @@ from soundgan import audio
 from soundgan.config_io import change
 from soundgan.errors import UserError
 from soundgan.settings import Config
-from soundgan.training.checkpoints import find_checkpoint, save_checkpoint
+from soundgan.training.checkpoints import find_checkpoint
 from soundgan.training.log import read_log
 from soundgan.vocoder_training import training
 from soundgan.vocoder_training.istft_networks import WINDOWS, Discriminator, Losses
@@ -37,21 +38,7 @@ RECIPES = {
 
 @pytest.fixture
 def options(sounds, tmp_path) -> IstftOptions:
-    return replace(
-        train_vocoder.usual("istft"),
-        data_dir=str(sounds),
-        output_dir=str(tmp_path / "outputs"),
-        device="cpu",
-        steps=6,
-        save_every=4,
-        sample_every=4,
-        judge_clips=3,
-        batch_size=4,
-        segment=2048,
-        width=16,
-        blocks=1,
-        iterations=0,
-    )
+    return tiny("istft", sounds, tmp_path, judge_clips=3, width=16, blocks=1, iterations=0)
 
 
 @pytest.fixture
@@ -192,27 +179,6 @@ def test_another_kind_is_refused(options, train, capsys):
     assert train_vocoder.kind_asked(["--kind=istft"]) == "istft"
     assert train_vocoder.kind_asked(["--from", "x"]) == "hifigan"
     assert find_checkpoint(run.run_dir).state["step"] == 1
-
-
-def test_checkpoints_of_before_there_were_kinds_go_on(sounds, tmp_path, train):
-    options = replace(
-        train_vocoder.usual(),
-        data_dir=str(sounds),
-        output_dir=str(tmp_path / "outputs"),
-        device="cpu",
-        steps=1,
-        batch_size=4,
-        segment=2048,
-        channels=32,
-        resblock_kernels=(3,),
-        periods=(11,),
-        scales=0,
-    )
-    run = train(options)
-    state = find_checkpoint(run.run_dir).state
-    del state["options"]["kind"]
-    save_checkpoint(run.run_dir, state)
-    assert train(replace(options, steps=2)).step == 2
 
 
 @pytest.fixture(autouse=True)

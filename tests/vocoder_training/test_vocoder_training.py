@@ -19,6 +19,7 @@ import torch
 from conftest import weights
 from speechbrain.lobes.models import HifiGAN as hifigan
 from stopped import stopped_after
+from tiny import tiny
 
 import config
 import train_vocoder
@@ -57,16 +58,10 @@ def train(recipe) -> Callable[[Options], Run]:
 @pytest.fixture
 def options(sounds, tmp_path) -> Options:
     """All parts with tiny numbers: some 70 000 weights against 8 000 000 of one period."""
-    return replace(
-        train_vocoder.usual(),
-        data_dir=str(sounds),
-        output_dir=str(tmp_path / "outputs"),
-        device="cpu",
-        steps=6,
-        save_every=4,
-        sample_every=4,
-        batch_size=4,
-        segment=2048,
+    return tiny(
+        "hifigan",
+        sounds,
+        tmp_path,
         learning_rate=2e-3,
         channels=32,
         resblock_kernels=(3,),
@@ -209,6 +204,14 @@ def test_a_stopped_run_is_the_same_run(options, train, monkeypatch):
     one, other = (torch.load(run.run_dir / "generator.ckpt") for run in (whole, parts))
     assert same(one, other)
     assert same(one, dict(whole.generator.state_dict()))
+
+
+def test_checkpoints_of_before_there_were_kinds_go_on(options, train):
+    run = train(replace(options, steps=1))
+    state = find_checkpoint(run.run_dir).state
+    del state["options"]["kind"]
+    save_checkpoint(run.run_dir, state)
+    assert train(replace(options, steps=2)).step == 2
 
 
 @pytest.mark.slow
